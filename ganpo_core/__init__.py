@@ -1,0 +1,1 @@
+"""Latent adversarial regularization of offline preference optimization, recombined from plugins."""

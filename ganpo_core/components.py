@@ -1,0 +1,151 @@
+"""The contracts a plugin fulfils. A component is a frozen dataclass: its fields are its YAML options and its documentation.
+
+Shape suffixes: B pairs, N rows, S positions, H latent width, F critic features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from ganpo_core.types import (
+    GeneratorForm,
+    Latents,
+    PairLogps,
+    PairLoss,
+    ResponseLoss,
+    Scores,
+    Source,
+    TokenLogps,
+    TokenMap,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+PositiveInt = Annotated[int, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+Probability = Annotated[float, Ge(0), Le(1)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+"""In [0, 1)."""
+
+OPTIONS: dict[str, Any] = {
+    "extra": "forbid",
+    "strict": True,
+    "allow_inf_nan": False,
+    "use_attribute_docstrings": True,
+    "arbitrary_types_allowed": True,
+}
+"""How options are validated (pydantic reads it from the class); `Any` is pydantic's own type for it."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """What every registered part is: a frozen dataclass whose fields are its options."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = OPTIONS
+
+
+@dataclass(frozen=True)
+class Objective(Component):
+    """An offline preference loss on the log-probabilities of chosen and rejected responses."""
+
+    needs_reference: ClassVar[bool] = True
+    """False for losses that ignore the reference: its forward pass is then skipped unless an adversary needs it."""
+    token_statistics: ClassVar[frozenset[str]] = frozenset()
+    """Extra per-token quantities that the forward pass must return in `TokenLogps.statistics`."""
+
+    def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
+        """The loss of each pair, [B]; the trainer reduces. `reference` is None where `needs_reference` is False."""
+        raise NotImplementedError
+
+    def loss_unpaired(self, policy: TokenLogps, reference: TokenLogps | None, desirable: Tensor) -> ResponseLoss:
+        """The loss of each unpaired response, [B]; `desirable` is [B] bool. Only where the objective can use it."""
+        raise NotImplementedError(f"{type(self).__name__} cannot use unpaired data")
+
+
+@dataclass(frozen=True)
+class LatentExtractor(Component):
+    """Which hidden states of the policy and the reference are compared."""
+
+    def sources(self, model: nn.Module) -> tuple[Source, ...]:
+        """Where to read: only these are captured, and kept, during a forward pass."""
+        raise NotImplementedError
+
+    def extract(self, captured: Mapping[Source, Tensor], tokens: TokenMap) -> Latents:
+        """The latents of N rows from the captured states [N, S, H]. The same call serves policy and reference."""
+        raise NotImplementedError
+
+    def build(self, latent_dim: int) -> nn.Module | None:
+        """A learned transform [N, S, H] -> [N, S, H'] trained with the discriminators, or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Discriminator(Component):
+    """A critic of latents."""
+
+    frozen: bool = field(default=False, kw_only=True)
+    """Never train it: the control that shows what adversarial training adds."""
+
+    @property
+    def lipschitz(self) -> bool:
+        """True where the critic is 1-Lipschitz in its input by construction."""
+        return False
+
+    def build(self, latent_dim: int) -> nn.Module:
+        """A module `forward(states [N, S, H], mask [N, S]) -> scores [N]`.
+
+        Scores must not depend on masked positions. A module that also offers `features(states, mask) -> [N, S, F]`
+        serves `feature_matching`; one that then offers `score(features, mask) -> [N]` pays for a single pass.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Divergence(Component):
+    """What separates the policy's latents from the reference's: a game with a critic, or a direct distance."""
+
+    needs_critic: ClassVar[bool] = True
+    """False for direct distances, which define `distance` and need no discriminator."""
+    baseline: ClassVar[Literal["none", "group_mean", "pairwise"]] = "none"
+    """What a score is compared with: nothing, the mean of another group (`Scores.mean`), or the other row of its pair."""
+    cross_weight: ClassVar[float] = 0.0
+    """Default weight of the cross-anchor term; above 0 only where that term means something."""
+    allows_cross: ClassVar[bool] = True
+    """False where a cross term cancels the policy out of the critic's loss: a `cross_weight` above 0 is refused."""
+    forms: ClassVar[tuple[GeneratorForm, ...]] = ("minimax", "non_saturating")
+    """The forms that `policy_loss` knows; the paired and anchored forms need nothing from the divergence."""
+
+    @property
+    def needs_lipschitz(self) -> bool:
+        """True where the options chosen rest on a discriminator that is 1-Lipschitz by construction."""
+        return False
+
+    def critic_loss(self, high: Scores, low: Scores) -> Tensor:
+        """Scalar that the critic minimises so as to score `high` above `low`."""
+        raise NotImplementedError
+
+    def policy_loss(self, policy: Scores, anchor: Scores, form: GeneratorForm) -> Tensor:
+        """Scalar that the policy minimises; gradients reach it through `policy` alone."""
+        raise NotImplementedError
+
+    def estimate(self, anchor: Scores, policy: Scores) -> Tensor:
+        """Scalar estimate of the divergence from the critic's scores, for the log."""
+        raise NotImplementedError
+
+    def penalty(self, critic: nn.Module, anchor: Latents, policy: Latents) -> Tensor | None:
+        """A term added to the critic's loss, such as a gradient penalty; `anchor` and `policy` are aligned, detached."""
+        return None
+
+    def project(self, critic: nn.Module) -> None:
+        """Called after each critic step, under no_grad; weight clipping goes here."""
+
+    def distance(self, policy: Latents, reference: Latents) -> Tensor:
+        """Scalar, differentiable in `policy`; direct distances only."""
+        raise NotImplementedError

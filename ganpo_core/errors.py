@@ -1,0 +1,33 @@
+"""What a user can fix. Every message says where, what, and what next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GanpoError(Exception):
+    """Something a user can fix; the command line prints it without a traceback."""
+
+
+class ConfigError(GanpoError):
+    """One or more mistakes in a run file or in a component's options, reported together."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class PluginError(GanpoError):
+    """A plugin is missing, does not import, or clashes with another."""
+
+
+class DataError(GanpoError):
+    """Rows that cannot be read, or that cannot become a preference pair."""
+
+
+class CheckpointError(GanpoError):
+    """A folder of a run that cannot be written, trusted or resumed."""
+
+
+class TrainingError(GanpoError):
+    """A run that must stop: a value that is not finite, or a combination that only the models reveal."""

@@ -1,0 +1,166 @@
+"""The values that travel from the forward pass to the losses and back.
+
+Shape suffixes: B pairs, N rows, T response tokens, S positions of a row, H latent width, F critic features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GeneratorForm = Literal["minimax", "non_saturating", "full", "paired_score", "anchor_score", "feature_matching"]
+"""How the policy answers a critic; formulas in docs/paper.md (METHODS: generator forms)."""
+
+
+@dataclass(frozen=True)
+class TokenLogps:
+    """Log-probabilities of response tokens, in nats, the end-of-sequence token included.
+
+    Rows are left-aligned; entries where `mask` is False are ignored whatever they hold.
+    """
+
+    logps: Tensor
+    """[B, T], at least float32."""
+    mask: Tensor
+    """[B, T] bool, True on response tokens."""
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    """[B, T] each: the extra per-token quantities that an objective named in `token_statistics`."""
+
+    @property
+    def total(self) -> Tensor:
+        """[B], the sum over response tokens: log pi(y | x)."""
+        return self.logps.masked_fill(~self.mask, 0.0).sum(-1)
+
+    @property
+    def length(self) -> Tensor:
+        """[B], the number of response tokens, in the dtype of `logps`."""
+        return self.mask.sum(-1).to(self.logps.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        """[B], nats per response token."""
+        return self.total / self.length.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """One model's log-probabilities of the chosen and the rejected responses of B pairs."""
+
+    chosen: TokenLogps
+    rejected: TokenLogps
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """An objective's value for each pair; the trainer takes the mean over the pairs of an optimizer step."""
+
+    per_pair: Tensor
+    """[B], differentiable."""
+    chosen_reward: Tensor
+    """[B], the implicit reward of the chosen response, for the log."""
+    rejected_reward: Tensor
+    """[B]."""
+
+
+@dataclass(frozen=True)
+class ResponseLoss:
+    """An objective's value for each response of unpaired data."""
+
+    per_response: Tensor
+    """[B], differentiable."""
+    reward: Tensor
+    """[B], the implicit reward, for the log."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The residual stream after decoder layer `index` of the language model.
+
+    0 is the embeddings; the number of layers (or -1) is what the head reads, after the final norm; other negative
+    indices count from the end; a fraction in (0, 1) is rounded to the nearest layer.
+    """
+
+    index: int | float
+
+
+@dataclass(frozen=True)
+class Module:
+    """The output of the submodule at a dotted path in the model; its first tensor if it returns several."""
+
+    path: str
+
+
+Source = Layer | Module
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """What each of the S positions of N captured rows is."""
+
+    valid: Tensor
+    """[N, S] bool, False on padding."""
+    prompt: Tensor
+    """[N, S] bool."""
+    response: Tensor
+    """[N, S] bool, the end-of-sequence token included."""
+    image: Tensor | None = None
+    """[N, S] bool, positions that hold an image; None for text."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Hidden states that a regularizer compares, with what counts among them."""
+
+    states: Tensor
+    """[N, S, H]."""
+    mask: Tensor
+    """[N, S] bool; a row without a single True is left out of every mean."""
+
+    def rows(self, start: int, stop: int) -> Latents:
+        """The latents of rows `start` to `stop`."""
+        return Latents(self.states[start:stop], self.mask[start:stop])
+
+    def detach(self) -> Latents:
+        """The same values, cut from the graph."""
+        return Latents(self.states.detach(), self.mask)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A critic's logits of one group of rows, with the baseline that stands for the group.
+
+    `mean` is a running or a batch mean for relativistic divergences, else None.
+    """
+
+    values: Tensor
+    """[N], a row without valid positions scores 0."""
+    valid: Tensor
+    """[N] bool, False for rows without a single valid position."""
+    mean: Tensor | None = None
+    """Scalar."""
+
+    def average(self, per_row: Tensor) -> Tensor:
+        """The mean of `per_row` [N] over valid rows; 0 where there are none."""
+        count = self.valid.sum().clamp(min=1)
+        return per_row.masked_fill(~self.valid, 0.0).sum() / count
+
+    def baseline(self) -> Tensor:
+        """`mean`, which a relativistic divergence declares that it needs."""
+        if self.mean is None:
+            raise ValueError("these scores carry no baseline; declare `baseline = 'group_mean'` on the divergence")
+        return self.mean
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One finished optimizer step, as observers see it on the main process."""
+
+    step: int
+    """1 after the first optimizer step."""
+    max_steps: int
+    metrics: Mapping[str, float]
+    """Empty on steps between two logging intervals."""
