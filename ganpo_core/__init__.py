@@ -1,1 +1,103 @@
-"""Latent adversarial regularization of offline preference optimization, recombined from plugins."""
+"""Latent adversarial regularization of offline preference optimization, recombined from plugins.
+
+What a plugin author and a script import, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ganpo_core.components import (
+    Component,
+    Discriminator,
+    Divergence,
+    Fraction,
+    LatentExtractor,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Objective,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
+from ganpo_core.errors import CheckpointError, ConfigError, DataError, GanpoError, PluginError, TrainingError
+from ganpo_core.hookspecs import hookimpl
+from ganpo_core.types import (
+    GeneratorForm,
+    Latents,
+    Layer,
+    Module,
+    PairLogps,
+    PairLoss,
+    ResponseLoss,
+    Scores,
+    Source,
+    StepReport,
+    TokenLogps,
+    TokenMap,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "Component",
+    "ConfigError",
+    "DataError",
+    "Discriminator",
+    "Divergence",
+    "Fraction",
+    "GanpoError",
+    "GeneratorForm",
+    "LatentExtractor",
+    "Latents",
+    "Layer",
+    "Module",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "Objective",
+    "PairLogps",
+    "PairLoss",
+    "PluginError",
+    "PositiveFloat",
+    "PositiveInt",
+    "Probability",
+    "ResponseLoss",
+    "Scores",
+    "Source",
+    "StepReport",
+    "TokenLogps",
+    "TokenMap",
+    "TrainingError",
+    "component",
+    "hookimpl",
+    "train",
+]
+
+
+def component(kind: str, name: str, /, *, plugins: Sequence[str] = (), **options: object) -> Component:
+    """A validated instance of a registered component, e.g. `component("objective", "dpo", beta=0.1)`.
+
+    `kind` is objective, latent_extractor, divergence or discriminator; `plugins` enables third-party plugins as the
+    run file's `plugins:` does. Raises ConfigError for an unknown name or option.
+    """
+    from ganpo_core.plugins import load_plugins
+
+    return load_plugins(plugins).registry(kind).create(name, options)
+
+
+def train(
+    run: str | Path | Mapping[str, object],
+    overrides: Mapping[str, object] | Sequence[str] = (),
+    resume: bool = False,
+) -> Path:
+    """Run a file (or a mapping of the same shape) and return its output folder.
+
+    `overrides` are `{"objective.beta": 0.2}` or `["objective.beta=0.2"]`; relative paths are relative to the run
+    file, or to the working folder for a mapping. Raises GanpoError for whatever a user can fix.
+    """
+    from ganpo_core.config import load_run
+    from ganpo_core.training import run_training
+
+    return run_training(load_run(run, overrides), resume=resume)

@@ -81,6 +81,10 @@ class LatentExtractor(Component):
         """The latents of N rows from the captured states [N, S, H]. The same call serves policy and reference."""
         raise NotImplementedError
 
+    def selected(self, tokens: TokenMap) -> Tensor:
+        """[N, S] bool, the positions that `extract` reads; averages over positions weigh micro-batches by them."""
+        return tokens.valid
+
     def build(self, latent_dim: int) -> nn.Module | None:
         """A learned transform [N, S, H] -> [N, S, H'] trained with the discriminators, or None."""
         return None

@@ -1,0 +1,99 @@
+"""Plans become regularizers. Critics draw their first weights from a generator of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ganpo_core.adversary.critic import Critic
+from ganpo_core.adversary.game import CriticGame
+from ganpo_core.adversary.means import RunningMeans
+from ganpo_core.adversary.regularizer import DirectDistance, Regularizer
+from ganpo_core.config import AdversaryPlan, RunConfig
+from ganpo_core.errors import ConfigError
+from ganpo_core.schedules import make_scheduler
+
+
+def build_regularizers(
+    config: RunConfig,
+    latent_dim: Callable[[AdversaryPlan], int],
+    dtype: torch.dtype,
+    device: torch.device,
+    max_steps: int,
+    reduce: Callable[[Tensor], Tensor],
+) -> tuple[list[Regularizer], list[str]]:
+    """The regularizers of a run, and notes for its user; `latent_dim` tells the width that a plan's extractor gives."""
+    notes: list[str] = []
+    regularizers: list[Regularizer] = []
+    for plan in config.adversaries:
+        if plan.divergence.needs_critic:
+            game, more = _build_game(plan, config, latent_dim(plan), dtype, device, max_steps, reduce)
+            regularizers.append(game)
+            notes += more
+        else:
+            regularizers.append(DirectDistance(plan, max_steps))
+    return regularizers, notes
+
+
+def _build_game(
+    plan: AdversaryPlan,
+    config: RunConfig,
+    latent_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_steps: int,
+    reduce: Callable[[Tensor], Tensor],
+) -> tuple[CriticGame, list[str]]:
+    assert plan.discriminator is not None
+    # The critics compute in the policy's autocast; their weights, like the policy's, are at least float32.
+    dtype = torch.promote_types(dtype, torch.float32)
+    with _own_randomness(config.seed, plan.name):
+        critics = [Critic(plan.discriminator, plan.latents, latent_dim, dtype).to(device) for _ in range(2)]
+    plan, notes = _settle_form(plan, critics[0])
+    settings = plan.config
+    rate = settings.learning_rate
+    if rate is None:
+        assert settings.learning_rate_ratio is not None
+        rate = settings.learning_rate_ratio * config.training.learning_rate
+    weights = [weight for critic in critics for weight in critic.parameters() if weight.requires_grad]
+    optimizer: torch.optim.Optimizer | None = None
+    scheduler = None
+    if weights:
+        optimizer = torch.optim.AdamW(
+            weights,
+            lr=rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            weight_decay=settings.weight_decay,
+        )
+        warmup = round(settings.warmup_ratio * max_steps)
+        scheduler = make_scheduler(settings.lr_scheduler_type, optimizer, warmup, max_steps)
+    means = RunningMeans(settings, device, dtype)
+    return CriticGame(plan, max_steps, critics, optimizer, scheduler, means, reduce), notes
+
+
+def _settle_form(plan: AdversaryPlan, critic: Critic) -> tuple[AdversaryPlan, list[str]]:
+    """Feature matching needs a critic with features; a preset gives way to the paired score, a file does not."""
+    if plan.config.form != "feature_matching" or critic.offers_features:
+        return plan, []
+    name = type(plan.discriminator).__name__
+    if plan.form_is_given:
+        raise ConfigError(
+            f"adversary.form: feature_matching needs a critic that offers `features(states, mask)`; {name} does not. "
+            "Add the method, or choose `form: paired_score`"
+        )
+    settings = dataclasses.replace(plan.config, form="paired_score")
+    note = f"adversary '{plan.name}': {name} offers no features, so the policy answers with form: paired_score"
+    return dataclasses.replace(plan, config=settings), [note]
+
+
+@contextmanager
+def _own_randomness(seed: int, name: str) -> Iterator[None]:
+    """First weights depend on the seed and the adversary's name, and leave the policy's randomness alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
+        yield

@@ -1,0 +1,94 @@
+"""A discriminator at work: its module, any learned transform of the latents before it, and its spectral norms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm
+
+from ganpo_core.components import Discriminator, LatentExtractor
+from ganpo_core.errors import PluginError
+from ganpo_core.types import Latents
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A critic's answer to N rows."""
+
+    scores: Tensor
+    """[N], at least float32."""
+    valid: Tensor
+    """[N] bool."""
+    features: Tensor | None
+    """[N, S, F] or [N, 1, F], where asked for."""
+
+
+class Critic(nn.Module):
+    """One of a regularizer's two critics."""
+
+    def __init__(self, discriminator: Discriminator, latents: LatentExtractor, latent_dim: int, dtype: torch.dtype):
+        super().__init__()
+        self.transform = latents.build(latent_dim)
+        if self.transform is not None:
+            with torch.no_grad():
+                latent_dim = self.transform(torch.zeros(1, 1, latent_dim)).shape[-1]
+        self.module = discriminator.build(latent_dim)
+        self.to(dtype)
+        self.dtype = dtype
+        if discriminator.frozen:
+            self.requires_grad_(False)
+        self.set_dropout(True)
+
+    @property
+    def offers_features(self) -> bool:
+        """True where `feature_matching` can be used."""
+        return hasattr(self.module, "features")
+
+    def forward(self, latents: Latents, features: bool = False) -> Judgement:
+        """Score N rows, in one pass where the module offers `score` beside `features`."""
+        states = latents.states.to(self.dtype)
+        if self.transform is not None:
+            states = self.transform(states)
+        found: Tensor | None = None
+        if features:
+            found = self.module.features(states, latents.mask)  # type: ignore[operator]
+        if found is not None and hasattr(self.module, "score"):
+            scores = self.module.score(found, latents.mask)  # type: ignore[operator]
+        else:
+            scores = self.module(states, latents.mask)
+        if not isinstance(scores, Tensor) or scores.shape != latents.mask.shape[:1]:
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise PluginError(
+                f"{type(self.module).__name__} returned scores of shape {shape} for {latents.mask.shape[0]} rows; "
+                "a discriminator's module returns one score a row, [N]"
+            )
+        valid = latents.mask.any(dim=1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~valid, 0.0)
+        return Judgement(scores, valid, found)
+
+    def set_dropout(self, on: bool) -> None:
+        """Train or evaluation mode, except for spectral norms, which iterate in `step_spectral_norms` alone."""
+        self.train(on)
+        for _, _, norm in self._spectral_norms():
+            norm.eval()
+
+    @torch.no_grad()
+    def step_spectral_norms(self) -> None:
+        """One power iteration of every spectral norm; called once per optimizer step."""
+        for module, name, norm in self._spectral_norms():
+            norm.train()
+            getattr(module, name)  # reading the weight runs the iteration
+            norm.eval()
+
+    def _spectral_norms(self) -> list[tuple[nn.Module, str, nn.Module]]:
+        return [
+            (module, name, norm)
+            for module in self.modules()
+            if parametrize.is_parametrized(module)
+            for name, chain in module.parametrizations.items()  # type: ignore[union-attr]
+            for norm in chain
+            if isinstance(norm, _SpectralNorm)
+        ]

@@ -1,0 +1,135 @@
+"""What the step asks of a latent regularizer, and the direct distances, which need no critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ganpo_core.config import AdversaryPlan
+from ganpo_core.types import Latents
+
+if TYPE_CHECKING:
+    from ganpo_core.metrics import MetricSums
+
+CHOSEN, REJECTED = 0, 1
+SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """Latents of the same B pairs under policy and reference; 2B rows, chosen first."""
+
+    policy: Latents
+    reference: Latents
+    """Detached."""
+    num_selected: Tensor
+    """[2], positions that the extractor reads in the chosen and in the rejected rows."""
+
+    @property
+    def num_pairs(self) -> int:
+        """B."""
+        return self.policy.states.shape[0] // 2
+
+    def policy_side(self, side: int) -> Latents:
+        """The policy's B rows of the chosen (0) or rejected (1) responses."""
+        return self.policy.rows(side * self.num_pairs, (side + 1) * self.num_pairs)
+
+    def reference_side(self, side: int) -> Latents:
+        """The reference's."""
+        return self.reference.rows(side * self.num_pairs, (side + 1) * self.num_pairs)
+
+    def leaf(self) -> LatentBatch:
+        """The same values, with the policy's states as a leaf that collects a gradient of its own.
+
+        This is where the regularizer's graph and the policy's are cut apart.
+        """
+        return replace(self, policy=Latents(self.policy.states.detach().requires_grad_(), self.policy.mask))
+
+    def detach(self) -> LatentBatch:
+        """The same values, without any graph."""
+        return replace(self, policy=self.policy.detach())
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What one optimizer step holds, over all of its micro-batches and processes."""
+
+    num_pairs: int
+    num_selected: Tensor
+    """[2], as in LatentBatch."""
+
+    def pair_share(self, batch: LatentBatch) -> float:
+        """The part of the step that a micro-batch is, in pairs: means over rows times this add up to the step's mean."""
+        return batch.num_pairs / self.num_pairs
+
+    def share(self, batch: LatentBatch, side: int, num_positions: int) -> Tensor:
+        """The same for a mean over the valid positions of [N, num_positions, ...]; pooled latents have one a row."""
+        if num_positions == 1:
+            return self.num_selected.new_tensor(self.pair_share(batch), dtype=torch.float64)
+        return batch.num_selected[side] / self.num_selected[side].clamp(min=1)
+
+
+class Regularizer:
+    """One latent regularizer of a run: `weight * penalty`, its gradient given at the policy's latents."""
+
+    def __init__(self, plan: AdversaryPlan, max_steps: int) -> None:
+        self.plan = plan
+        self.prefix = "adversary" if plan.name == "latent" else f"adversary/{plan.name}"
+        self._warmup = round(plan.config.weight_warmup_ratio * max_steps)
+
+    def weight(self, step: int) -> float:
+        """Of the penalty at a step counted from 0."""
+        growth = min(1.0, step / self._warmup) if self._warmup else 1.0
+        return self.plan.config.weight * growth
+
+    def looks_ahead(self, num_micro_batches: int) -> bool:
+        """True where this step's latents are needed once more, before the pass that trains the policy."""
+        return False
+
+    def prepare(self, window: Sequence[LatentBatch], totals: Totals, metrics: MetricSums) -> None:
+        """See the latents of the whole step first."""
+
+    def penalty(self, batch: LatentBatch, totals: Totals, metrics: MetricSums) -> Tensor:
+        """This micro-batch's part of the unweighted penalty, differentiable in `batch.policy.states`, a leaf."""
+        raise NotImplementedError
+
+    def finish_step(self) -> None:
+        """Update whatever is trained beside the policy."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything to save that is a tensor."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Everything else to save, as plain data."""
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restore `tensors` and `state`."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Trained modules by name, for the final folder."""
+        return {}
+
+
+class DirectDistance(Regularizer):
+    """A distance between the latents themselves, the mean (or sum) over chosen and rejected rows."""
+
+    def penalty(self, batch: LatentBatch, totals: Totals, metrics: MetricSums) -> Tensor:
+        values = []
+        for side in (CHOSEN, REJECTED):
+            value = self.plan.divergence.distance(batch.policy_side(side), batch.reference_side(side))
+            share = totals.share(batch, side, batch.policy.states.shape[1])
+            metrics.add_part(f"{self.prefix}/{SIDES[side]}/distance", value.detach() * share)
+            values.append(value * share)
+        return reduce_sides(values, self.plan)
+
+
+def reduce_sides(values: Sequence[Tensor], plan: AdversaryPlan) -> Tensor:
+    """The sum or the mean over the chosen and the rejected side."""
+    total = torch.stack(list(values)).sum()
+    return total / len(values) if plan.config.reduction == "mean" else total

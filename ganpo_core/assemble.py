@@ -1,0 +1,166 @@
+"""RunConfig + registries -> every live object of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ganpo_core.adversary import Regularizer, build_regularizers
+from ganpo_core.config import AdversaryPlan, RunConfig, TrainingConfig
+from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, collate, load_pairs
+from ganpo_core.errors import ConfigError
+from ganpo_core.forward import response_pass
+from ganpo_core.latents import read_latents
+from ganpo_core.models import Models, load_models, load_tokenizer
+from ganpo_core.parallel import parallelize
+from ganpo_core.schedules import make_scheduler
+
+
+@dataclass
+class Run:
+    """What a run consists of while it is alive."""
+
+    config: RunConfig
+    accelerator: Accelerator
+    models: Models
+    regularizers: list[Regularizer]
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    pairs: PairDataset
+    order: PairOrder
+    evaluation: PairDataset | None
+    reports: tuple[DataReport, ...]
+    max_steps: int
+    notes: tuple[str, ...]
+
+    @property
+    def needs_reference(self) -> bool:
+        """False where neither the objective nor an adversary reads the reference."""
+        return self.config.objective.needs_reference or bool(self.regularizers)
+
+    @property
+    def pairs_per_step(self) -> int:
+        """Over all micro-batches and processes."""
+        return pairs_per_step(self.config.training, self.accelerator.num_processes)
+
+    def window(self, step: int) -> list[PairBatch]:
+        """This process's micro-batches of an optimizer step counted from 0: a pure function of the run file."""
+        training, world = self.config.training, self.accelerator.num_processes
+        size = training.per_device_train_batch_size
+        indices = self.order.indices(step * self.pairs_per_step, self.pairs_per_step)
+        starts = [
+            (micro * world + self.accelerator.process_index) * size
+            for micro in range(training.gradient_accumulation_steps)
+        ]
+        return [self.batch(self.pairs, indices[start : start + size]) for start in starts]
+
+    def batch(self, pairs: PairDataset, indices: list[int]) -> PairBatch:
+        """Pairs as a padded batch on the device."""
+        pad = self.models.tokenizer.pad_token_id
+        return collate([pairs[index] for index in indices], pad).to(self.models.device)
+
+    def sum_over_processes(self, tensor: Tensor) -> Tensor:
+        """Add a tensor up over all processes."""
+        total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return total
+
+
+def pairs_per_step(training: TrainingConfig, num_processes: int) -> int:
+    """The pairs of one optimizer step."""
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps * num_processes
+
+
+def count_steps(training: TrainingConfig, pairs_per_epoch: int, num_processes: int) -> int:
+    """`max_steps`, or the steps that `num_train_epochs` take; the last step borrows from the next epoch."""
+    if training.max_steps is not None:
+        return training.max_steps
+    return max(1, math.ceil(training.num_train_epochs * pairs_per_epoch / pairs_per_step(training, num_processes)))
+
+
+def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
+    """Load and build everything. Raises GanpoError for what only the data or the models reveal."""
+    training = config.training
+    # Read data before weights: mistakes in rows are cheaper to find.
+    tokenizer = load_tokenizer(config.model)
+    pairs, report = load_pairs(config.data, tokenizer)
+    evaluation, reports = None, (report,)
+    if config.data.eval_path is not None or config.data.eval_split is not None:
+        evaluation, evaluation_report = load_pairs(config.data, tokenizer, evaluation=True)
+        reports = (report, evaluation_report)
+    order = PairOrder.of(pairs, config.seed)
+    max_steps = count_steps(training, order.pairs_per_epoch, accelerator.num_processes)
+    if config.objective.token_statistics:
+        wanted = ", ".join(sorted(config.objective.token_statistics))
+        raise ConfigError(f"objective: needs the token statistics {wanted}, which the forward pass does not compute")
+
+    torch.manual_seed(config.seed)
+    needs_reference = config.objective.needs_reference or bool(config.adversaries)
+    models = load_models(config.model, tokenizer, accelerator.device, needs_reference)
+    if training.gradient_checkpointing:
+        models.policy.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+    def sum_over_processes(tensor: Tensor) -> Tensor:
+        total: Tensor = accelerator.reduce(tensor, reduction="sum")
+        return total
+
+    probe = collate([pairs[0]], tokenizer.pad_token_id).to(models.device)
+    regularizers, notes = build_regularizers(
+        config,
+        lambda plan: _latent_dim(plan, models, probe),
+        models.dtype,
+        models.device,
+        max_steps,
+        sum_over_processes,
+    )
+    parallelize(models, accelerator, training.parallelism)
+    optimizer = _optimizer(training, list(models.trainable().values()), models.device)
+    warmup = round(training.warmup_ratio * max_steps) if training.warmup_steps is None else training.warmup_steps
+    scheduler = make_scheduler(training.lr_scheduler_type, optimizer, warmup, max_steps)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        models=models,
+        regularizers=regularizers,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        pairs=pairs,
+        order=order,
+        evaluation=evaluation,
+        reports=reports,
+        max_steps=max_steps,
+        notes=(*config.notes, *notes),
+    )
+
+
+def _latent_dim(plan: AdversaryPlan, models: Models, probe: PairBatch) -> int:
+    """The width of an extractor's latents, from one pass over one pair."""
+    sources = plan.latents.sources(models.policy)
+    with torch.random.fork_rng(devices=[]), models.as_reference() as reference:
+        found = response_pass(reference, reference, probe, sources, logps=False)
+    return int(read_latents(plan.latents, found.captured, probe.tokens).states.shape[-1])
+
+
+def _optimizer(
+    training: TrainingConfig, weights: list[torch.nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "betas": (training.adam_beta1, training.adam_beta2),
+        "eps": training.adam_epsilon,
+        "weight_decay": training.weight_decay,
+    }
+    if training.optim == "adamw_bnb_8bit":
+        if device.type != "cuda":
+            raise ConfigError("training.optim: adamw_bnb_8bit needs a CUDA device")
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ConfigError("training.optim: install bitsandbytes with `pip install 'ganpo[quantization]'`") from error
+        eight_bit: torch.optim.Optimizer = AdamW8bit(weights, **options)
+        return eight_bit
+    return torch.optim.AdamW(weights, fused=training.optim == "adamw_torch_fused", **options)

@@ -1,0 +1,37 @@
+"""`ganpo data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Look at preference data as a run sees them.")
+
+
+@app.callback()
+def data() -> None:
+    """Look at preference data as a run sees them."""
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="The run file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as data.max_length=512")] = None,
+    rows: Annotated[int, typer.Option(help="How many pairs to show.")] = 3,
+    evaluation: Annotated[bool, typer.Option("--eval", help="The held-out pairs.")] = False,
+) -> None:
+    """Show rows with prompt, response and mask told apart, and what was dropped or cut."""
+    from rich.console import Console
+
+    from ganpo_core.config import load_run
+    from ganpo_core.data import load_pairs, render_pairs
+    from ganpo_core.models import load_tokenizer
+
+    config = load_run(run, overrides or ())
+    tokenizer = load_tokenizer(config.model)
+    pairs, report = load_pairs(config.data, tokenizer, evaluation=evaluation)
+    Console(soft_wrap=True).print(render_pairs(pairs, tokenizer, rows))
+    for line in report.lines():
+        print(line)

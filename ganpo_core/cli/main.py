@@ -1,0 +1,42 @@
+"""The application: core commands, and those that built-in plugins add."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ganpo_core.cli import check, data, describe, plugins, schema, train
+from ganpo_core.errors import GanpoError
+from ganpo_core.plugins import load_plugins
+
+
+def make_app() -> typer.Typer:
+    """A fresh application with every command in it."""
+    app = typer.Typer(
+        name="ganpo",
+        help="Latent adversarial regularization of offline preference optimization, recombined from plugins.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None if not sys.stdout.isatty() else "rich",
+    )
+    app.command("train")(train.train)
+    app.command("check")(check.check)
+    app.command("plugins")(plugins.list_plugins)
+    app.command("describe")(describe.describe)
+    app.command("schema")(schema.schema)
+    app.add_typer(data.app, name="data")
+    for name, group in load_plugins().commands().items():
+        app.add_typer(group, name=name)
+    return app
+
+
+def main() -> None:
+    """Run the command line; what a user can fix is printed without a traceback, one line each."""
+    try:
+        make_app()()
+    except GanpoError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,21 @@
+"""`ganpo train`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    run: Annotated[Path, typer.Argument(help="The run file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as objective.beta=0.2")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+) -> None:
+    """Train a policy as a run file says."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from ganpo_core import train as train_run
+
+    print(train_run(run, overrides or (), resume=resume))

@@ -1,0 +1,42 @@
+"""Combinations that cannot mean anything, refused with the reason before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ganpo_core.config.run import AdversaryPlan
+
+PAIRED_FORMS = ("paired_score", "anchor_score", "feature_matching")
+"""Forms of the policy's answer that need nothing from the divergence but a critic."""
+
+
+def plan_problems(plan: AdversaryPlan, uses: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:
+    """(path, message) of each combination refused; `uses` are the names behind `use:`."""
+    divergence, config = plan.divergence, plan.config
+    name = uses["divergence"]
+    if not divergence.needs_critic:
+        return
+    if plan.cross_weight > 0 and not divergence.allows_cross:
+        yield (
+            "adversary.cross_weight",
+            f"divergence '{name}' with cross_weight {plan.cross_weight:g}: the policy's scores cancel out of its critic "
+            "loss when a cross term is added; set cross_weight: 0",
+        )
+    if divergence.needs_lipschitz and plan.discriminator is not None and not plan.discriminator.lipschitz:
+        constraint = getattr(divergence, "constraint", None)
+        chosen = f" with constraint: {constraint}" if constraint else ""
+        yield (
+            "divergence",
+            f"divergence '{name}'{chosen} needs a Lipschitz discriminator; '{uses['discriminator']}' is not",
+        )
+    if config.form not in (*PAIRED_FORMS, *divergence.forms):
+        known = ", ".join((*divergence.forms, *PAIRED_FORMS))
+        yield "adversary.form", f"divergence '{name}' has no form '{config.form}'; it offers: {known}"
+
+
+def plan_notes(plan: AdversaryPlan) -> Iterator[str]:
+    """What a user should know about a combination that is allowed."""
+    if plan.config.weight == 0:
+        yield f"adversary '{plan.name}': weight is 0, so it is not built: this is plain preference optimisation"
+    elif not plan.divergence.needs_critic and plan.discriminator is not None:
+        yield f"adversary '{plan.name}': a direct distance uses no discriminator; that section is ignored"

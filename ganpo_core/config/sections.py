@@ -1,0 +1,208 @@
+"""The sections of a run file. Fields are the keys; the text under each is its documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+
+from ganpo_core.components import (
+    OPTIONS,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
+from ganpo_core.types import GeneratorForm
+
+SchedulerType = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What every section is: a frozen dataclass, validated as components are."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = OPTIONS
+
+
+@dataclass(frozen=True)
+class LoraConfig(Section):
+    """Train low-rank adapters; the reference is then the policy with its adapters off."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    alpha: PositiveFloat = 32.0
+    """The update is scaled by alpha / r."""
+    dropout: Fraction = 0.0
+    """On the adapters' input."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Names or suffixes of the modules that get adapters."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """The policy and its frozen reference."""
+
+    path: str
+    """A folder, or a name on the hub."""
+    revision: str | None = None
+    """A branch, tag or commit of the hub's repository."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Of the computation. Trained weights stay in float32 (bfloat16 cannot hold an update of 5e-7), float64 in float64."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
+    """Attention implementation; `auto` lets transformers choose."""
+    reference: str | None = None
+    """Another folder or hub name to anchor to; by default the policy as it starts."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of all weights."""
+    quantization: Literal["4bit"] | None = None
+    """Load the base in 4 bits through bitsandbytes; needs `lora` and a CUDA device."""
+    freeze_output: bool = False
+    """Keep the output matrix (and tied embeddings) at the reference's values."""
+    disable_dropout: bool = True
+    """Set the policy's dropout to 0, as preference trainers do: log-ratios are compared with a reference without it."""
+
+
+@dataclass(frozen=True)
+class DataSource(Section):
+    """One of several sources that are mixed."""
+
+    path: str
+    """A file, a folder, or a name on the hub."""
+    split: str | None = None
+    """Default: train."""
+    weight: PositiveFloat = 1.0
+    """How many times its rows appear in an epoch: 2 repeats them, 0.5 takes half."""
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Preference pairs, in any format that TRL reads."""
+
+    path: str | None = None
+    """A JSONL, JSON, parquet or CSV file, a folder, or a name on the hub."""
+    split: str | None = None
+    """Default: train."""
+    eval_path: str | None = None
+    """Held-out pairs, from another file."""
+    eval_split: str | None = None
+    """Held-out pairs, from another split."""
+    sources: tuple[DataSource, ...] = ()
+    """Several sources mixed by weight, instead of `path`."""
+    max_length: Annotated[int, Gt(1)] = 2048
+    """Tokens of prompt and response together."""
+    on_overlong: Literal["drop", "truncate_prompt_left", "truncate_response_right", "error"] = "truncate_response_right"
+    """What happens to a pair with a longer side; whatever is dropped or cut is counted and printed."""
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (not self.sources):
+            raise ValueError("give either `path` or `sources`")
+
+
+@dataclass(frozen=True)
+class AdversaryConfig(Section):
+    """How the discriminators are trained and how the policy answers them."""
+
+    preset: Literal["ganpo", "paper"] = "ganpo"
+    """A named bundle of options; a key in the file wins over it."""
+    weight: NonNegativeFloat = 1.0
+    """Of the penalty in `objective + weight * penalty`; 0 is plain preference optimisation, bit for bit."""
+    weight_mode: Literal["fixed"] = "fixed"
+    """The weight is the number given."""
+    weight_warmup_ratio: Probability = 0.1
+    """Share of the steps over which the weight grows linearly from 0."""
+    form: GeneratorForm = "feature_matching"
+    """How the policy answers a critic."""
+    reduction: Literal["sum", "mean"] = "mean"
+    """Over the two critics."""
+    critic_scale: PositiveFloat = 0.25
+    """Factor of the critic's loss."""
+    cross_weight: NonNegativeFloat | None = None
+    """Of the cross-anchor term; by default what the divergence says."""
+    means: Literal["all", "anchors", "none"] = "all"
+    """Groups whose baseline is a running mean; the others use the batch's."""
+    means_start: Literal["zero", "first"] = "first"
+    """What running means start from: 0, or the first optimizer step's means."""
+    means_decay: Fraction = 0.9
+    """Of the running means, once per optimizer step, over all processes."""
+    means_order: Literal["use_then_update", "update_then_use"] = "use_then_update"
+    """Whether a step sees the running means before or after its own scores entered them."""
+    schedule: Literal["simultaneous", "alternating"] = "simultaneous"
+    """Critics and policy from the same scores, or the critics first and the policy against the updated critics."""
+    dropout: Literal["both", "critic"] = "both"
+    """Whether the critics' dropout is on in the policy's pass too, or in their own pass only."""
+    learning_rate: PositiveFloat | None = None
+    """The critics'."""
+    learning_rate_ratio: PositiveFloat | None = None
+    """The critics' learning rate as a multiple of the policy's, instead of `learning_rate`."""
+    lr_scheduler_type: SchedulerType = "constant_with_warmup"
+    """The critics' schedule."""
+    warmup_ratio: Probability = 0.1
+    """Of the critics' schedule."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Of the critics' AdamW."""
+    adam_beta1: Fraction = 0.9
+    """Of the critics' AdamW."""
+    adam_beta2: Fraction = 0.999
+    """Of the critics' AdamW."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Clips each critic's gradient; null does not."""
+
+    def __post_init__(self) -> None:
+        if (self.learning_rate is None) == (self.learning_rate_ratio is None):
+            raise ValueError("give either `learning_rate` or `learning_rate_ratio`")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Section):
+    """The loop; names as in transformers.TrainingArguments."""
+
+    learning_rate: PositiveFloat = 5e-7
+    """Peak, of the policy."""
+    num_train_epochs: PositiveFloat = 1.0
+    """Passes over the data, unless `max_steps` is given."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; the data repeat as often as it takes."""
+    per_device_train_batch_size: PositiveInt = 2
+    """Pairs of a micro-batch on each process."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches of an optimizer step."""
+    lr_scheduler_type: SchedulerType = "cosine"
+    """The policy's schedule."""
+    warmup_ratio: Probability = 0.1
+    """Share of the steps, unless `warmup_steps` is given."""
+    warmup_steps: NonNegativeInt | None = None
+    """Steps of warm-up."""
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit"] = "adamw_torch"
+    """The policy's optimizer."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Of the policy's AdamW."""
+    adam_beta1: Fraction = 0.9
+    """Of the policy's AdamW."""
+    adam_beta2: Fraction = 0.999
+    """Of the policy's AdamW."""
+    adam_epsilon: PositiveFloat = 1e-8
+    """Of the policy's AdamW."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Clips the policy's gradient; null does not."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third more work for much less memory."""
+    parallelism: Literal["ddp", "fsdp2"] = "ddp"
+    """With several processes: replicate the policy, or shard policy and reference. Critics are always replicated."""
+    logging_steps: PositiveInt = 10
+    """Steps between two lines of metrics.jsonl, each over all pairs since the last."""
+    eval_steps: PositiveInt | None = None
+    """Steps between evaluations on the held-out pairs; by default only at the end."""
+    per_device_eval_batch_size: PositiveInt = 8
+    """Pairs of an evaluation batch on each process."""
+    save_steps: PositiveInt | None = 500
+    """Steps between checkpoints; null saves only at the end."""
+    save_total_limit: Annotated[int, Ge(1)] | None = 2
+    """How many checkpoints are kept; null keeps all."""
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"], ...] = ()
+    """Experiment trackers, through accelerate."""
+
+

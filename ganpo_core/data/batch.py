@@ -1,0 +1,70 @@
+"""Pairs side by side in tensors.
+
+Shape suffixes: N rows, the B chosen sides and then the B rejected ones; S positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ganpo_core.data.dataset import TokenPair
+from ganpo_core.types import TokenMap
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs as 2B right-padded rows: row i is the chosen side of pair i, row B + i its rejected side."""
+
+    input_ids: Tensor
+    """[2B, S]."""
+    position_ids: Tensor
+    """[2B, S], 0 on padding."""
+    tokens: TokenMap
+    pair_ids: tuple[tuple[str, int], ...]
+    """The source and the row of each pair."""
+    first_response: int
+    """The first position of any response: nothing before it is scored."""
+    response_length: int
+    """Tokens of the longest response."""
+
+    @property
+    def num_pairs(self) -> int:
+        """B."""
+        return len(self.pair_ids)
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same batch on another device."""
+        tokens = TokenMap(self.tokens.valid.to(device), self.tokens.prompt.to(device), self.tokens.response.to(device))
+        return replace(
+            self, input_ids=self.input_ids.to(device), position_ids=self.position_ids.to(device), tokens=tokens
+        )
+
+
+def collate(pairs: Sequence[TokenPair], pad_token_id: int) -> PairBatch:
+    """One batch of at least one pair, as wide as its longest side."""
+    import torch
+
+    sides = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+    num_prompt_N = torch.tensor([[len(prompt)] for prompt, _ in sides])
+    num_valid_N = torch.tensor([[len(prompt) + len(response)] for prompt, response in sides])
+    width = int(num_valid_N.max())
+    input_ids_NS = torch.full((len(sides), width), pad_token_id, dtype=torch.long)
+    for row, (prompt, response) in enumerate(sides):
+        input_ids_NS[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
+    position_S = torch.arange(width)
+    valid_NS = position_S < num_valid_N
+    prompt_NS = position_S < num_prompt_N
+    return PairBatch(
+        input_ids=input_ids_NS,
+        position_ids=position_S * valid_NS,
+        tokens=TokenMap(valid=valid_NS, prompt=prompt_NS, response=valid_NS & ~prompt_NS),
+        pair_ids=tuple((pair.source, pair.row) for pair in pairs),
+        first_response=min(len(prompt) for prompt, _ in sides),
+        response_length=max(len(response) for _, response in sides),
+    )

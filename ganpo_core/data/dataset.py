@@ -1,0 +1,97 @@
+"""Tokenized preference pairs, held compactly."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """Token ids of one prompt and of its two responses, the end-of-sequence token included."""
+
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+    source: str
+    """The name of the source, as the data report has it."""
+    row: int
+    """1 for the first row of the source."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer side, prompt included."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+class PairDataset(Sequence[TokenPair]):
+    """Pairs in one flat array of token ids: 4 bytes per token, and little more per pair."""
+
+    def __init__(self, pairs: Iterable[TokenPair], weights: Mapping[str, float] | None = None) -> None:
+        """`pairs` come source after source; `weights` are by source name, 1 for those not named."""
+        tokens, lengths, rows = array("i"), array("i"), array("q")
+        counts: dict[str, int] = {}
+        for pair in pairs:
+            if pair.source in counts and pair.source != next(reversed(counts)):
+                raise ValueError(f"the pairs of source '{pair.source}' are not together")
+            counts[pair.source] = counts.get(pair.source, 0) + 1
+            rows.append(pair.row)
+            for side in (pair.prompt, pair.chosen, pair.rejected):
+                tokens.extend(side)
+                lengths.append(len(side))
+        self.sources = tuple(counts)
+        """The names of the sources, in the order of their pairs."""
+        self.counts = tuple(counts.values())
+        """The number of pairs of each source."""
+        self.weights = tuple((weights or {}).get(name, 1.0) for name in counts)
+        """How often an epoch repeats each source."""
+        self._tokens = np.array(tokens, dtype=np.int32)
+        self._rows = np.array(rows, dtype=np.int64)
+        self._lengths = np.array(lengths, dtype=np.int32).reshape(-1, 3)
+        self._starts = np.concatenate([[0], self._lengths.sum(axis=1, dtype=np.int64).cumsum()])
+        self._source_of = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """[pairs, 3]: tokens of each prompt, chosen response and rejected response."""
+        return self._lengths
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenPair: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenPair]: ...
+
+    def __getitem__(self, index: int | slice) -> TokenPair | list[TokenPair]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        index %= len(self)
+        prompt, chosen, _ = self._lengths[index]
+        tokens = tuple(self._tokens[self._starts[index] : self._starts[index + 1]].tolist())
+        sides = tokens[:prompt], tokens[prompt : prompt + chosen], tokens[prompt + chosen :]
+        return TokenPair(*sides, self.sources[self._source_of[index]], int(self._rows[index]))
+
+    def __iter__(self) -> Iterator[TokenPair]:
+        return (self[i] for i in range(len(self)))
+
+    def fingerprint(self) -> str:
+        """sha256 over all token ids and lengths: equal where two datasets hold the same tokens in the same order."""
+        digest = hashlib.sha256()
+        for values in (self._lengths, self._tokens):
+            digest.update(np.ascontiguousarray(values, dtype="<i4").tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""Pairs as the exact text that is tokenized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from ganpo_core.data.flaws import Flaw, RowError
+from ganpo_core.data.formats import ChatPair, TextPair
+from ganpo_core.data.messages import Message
+from ganpo_core.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt, and the prompt with each response after it."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    is_chat: bool
+    """True where a template wrote the special tokens, False where the tokenizer adds its own."""
+
+
+def render_text(pair: TextPair, special_texts: Sequence[str]) -> Rendered:
+    """A pair in standard format. Raises RowError for text that cannot be tokenized or says nothing."""
+    for column, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        _check_says_something(response, column, special_texts)
+    return _encodable(Rendered(pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected, is_chat=False))
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, pair: ChatPair, special_texts: Sequence[str], where: str
+) -> Rendered:
+    """A pair in conversational format, through the tokenizer's chat template.
+
+    Raises RowError for a flawed row; DataError for a tokenizer without a template, or with one that renders the
+    prompt differently once an answer follows it.
+    """
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"{where}: the rows are conversations, and the tokenizer has no chat template. Use the tokenizer of an "
+            "instruction-tuned model, add a chat_template.jinja beside it, or give rows of plain text."
+        )
+    for column, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not response[-1].get("tool_calls"):
+            _check_says_something(str(response[-1]["content"]), column, special_texts)
+    prompt = _apply(tokenizer, pair, pair.prompt, ask=True)
+    chosen = _apply(tokenizer, pair, pair.prompt + pair.chosen, ask=False)
+    rejected = _apply(tokenizer, pair, pair.prompt + pair.rejected, ask=False)
+    rendered = _encodable(Rendered(prompt, chosen, rejected, is_chat=True))
+    for column, side in (("chosen", chosen), ("rejected", rejected)):
+        if not side.startswith(prompt):
+            raise DataError(_mismatch(tokenizer, prompt, side, column, where))
+    return rendered
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, pair: ChatPair, messages: list[Message], ask: bool) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tools=pair.tools, tokenize=False, add_generation_prompt=ask, **pair.template_options
+        )
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise RowError(Flaw.REFUSED_BY_TEMPLATE, f"the chat template refuses it: {error}") from error
+    return str(text)
+
+
+def _check_says_something(response: str, column: str, special_texts: Sequence[str]) -> None:
+    for special in special_texts:
+        response = response.replace(special, "")
+    if not response.strip():
+        raise RowError(Flaw.ONLY_SPECIAL_TOKENS, f"`{column}` holds special tokens and nothing else")
+
+
+def _encodable(rendered: Rendered) -> Rendered:
+    try:
+        (rendered.chosen + rendered.rejected).encode()
+    except UnicodeEncodeError as error:
+        raise RowError(Flaw.LONE_SURROGATE, "the text holds half of a surrogate pair: it is not Unicode") from error
+    return rendered
+
+
+def _mismatch(tokenizer: PreTrainedTokenizerBase, prompt: str, side: str, column: str, where: str) -> str:
+    """What the two renders hold around their first different token."""
+    alone, followed = tokenizer.tokenize(prompt), tokenizer.tokenize(side)
+    first = next((i for i, (left, right) in enumerate(zip_longest(alone, followed)) if left != right), len(alone))
+    window = slice(max(first - 4, 0), first + 4)
+    return (
+        f"{where}: the chat template renders the prompt differently once the {column} response follows it: "
+        f"the prompt alone has {alone[window]}, the conversation has {followed[window]} (tokens {window.start} to "
+        f"{window.stop - 1}). The response's tokens cannot be told apart; use a template whose generation prompt is "
+        "how an assistant turn begins."
+    )

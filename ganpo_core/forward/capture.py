@@ -1,0 +1,104 @@
+"""Hidden states, read by hooks that exist only while one forward pass runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ganpo_core.errors import ConfigError, TrainingError
+from ganpo_core.models import base_model, text_config
+from ganpo_core.suggest import did_you_mean
+from ganpo_core.types import Layer, Source
+
+
+@contextmanager
+def capture(model: nn.Module, sources: Sequence[Source]) -> Iterator[dict[Source, Tensor]]:
+    """Collect the states of `sources`, [N, S, H] each, during one forward pass inside the block.
+
+    The hooks are gone before the backward pass, so gradient checkpointing, which runs layers again, does not fire
+    them twice. Raises ConfigError for a source that the model does not have.
+    """
+    states: dict[Source, Tensor] = {}
+    with ExitStack() as hooks:
+        for source in sources:
+            hooks.enter_context(_hook(base_model(model), source, states))
+        yield states
+    missing = [source for source in sources if source not in states]
+    if missing:
+        raise TrainingError(f"{missing[0]} did not run during the forward pass; is it part of the language model?")
+
+
+def resolve_layer(index: int | float, num_layers: int) -> int:
+    """0 for the embeddings ... `num_layers` for what the head reads. Raises ConfigError outside of that."""
+    if isinstance(index, float) and not index.is_integer():
+        if not 0 < index < 1:
+            raise ConfigError(f"latents.layer: a fraction lies between 0 and 1, got {index}")
+        return round(index * num_layers)
+    resolved = int(index) if index >= 0 else num_layers + 1 + int(index)
+    if not 0 <= resolved <= num_layers:
+        raise ConfigError(
+            f"latents.layer: {index} is not a layer of a model with {num_layers}; "
+            f"give 0 to {num_layers}, -1 to {-num_layers - 1}, or a fraction"
+        )
+    return resolved
+
+
+@contextmanager
+def _hook(model: nn.Module, source: Source, states: dict[Source, Tensor]) -> Iterator[None]:
+    def keep(tensor: Any) -> None:
+        if source in states:
+            raise TrainingError(f"{source} ran twice in one forward pass; it cannot be a latent")
+        states[source] = _first_tensor(tensor)
+
+    if isinstance(source, Layer):
+        num_layers = int(text_config(model).num_hidden_layers)
+        index = resolve_layer(source.index, num_layers)
+        backbone = _backbone(model)
+        if index == num_layers:
+            handle = backbone.register_forward_hook(lambda _module, _inputs, output: keep(output[0]))
+        elif index == 0:
+            handle = _layers(backbone, num_layers)[0].register_forward_pre_hook(
+                lambda _module, inputs, named: keep(inputs[0] if inputs else named["hidden_states"]), with_kwargs=True
+            )
+        else:
+            layer = _layers(backbone, num_layers)[index - 1]
+            handle = layer.register_forward_hook(lambda _module, _inputs, output: keep(output))
+    else:
+        handle = _submodule(model, source.path).register_forward_hook(lambda _module, _inputs, output: keep(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _backbone(model: nn.Module) -> nn.Module:
+    """The language model without its head; its output starts with what the head reads."""
+    decoder = getattr(model, "get_decoder", None)
+    backbone: nn.Module | None = decoder() if decoder is not None else getattr(model, "base_model", None)
+    if backbone is None or backbone is model:
+        raise ConfigError(f"latents: {type(model).__name__} has no backbone to read layers from; use a module path")
+    return backbone
+
+
+def _layers(backbone: nn.Module, num_layers: int) -> nn.ModuleList:
+    for module in backbone.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ConfigError(f"latents: no list of {num_layers} layers in {type(backbone).__name__}; use a module path")
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    known = dict(model.named_modules())
+    if path not in known:
+        raise ConfigError(f"latents: the model has no module '{path}'.{did_you_mean(path, known)}")
+    return known[path]
+
+
+def _first_tensor(output: Any) -> Tensor:
+    found = output if isinstance(output, Tensor) else output[0]
+    if not isinstance(found, Tensor):
+        raise TrainingError(f"expected a tensor of hidden states, got {type(found).__name__}")
+    return found

@@ -1,0 +1,189 @@
+"""Tokenizer, policy and frozen reference: loaded the same way, so that they agree bit for bit at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ganpo_core.config import ModelConfig
+from ganpo_core.errors import ConfigError, TrainingError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass
+class Models:
+    """The two models of a run, and how to run them."""
+
+    tokenizer: Any
+    policy: nn.Module
+    """As transformers (or peft) made it; `callable_policy` may wrap it."""
+    reference: nn.Module | None
+    """None where the reference is the policy with its adapters off."""
+    dtype: torch.dtype
+    """Of the computation."""
+    device: torch.device
+    callable_policy: nn.Module | None = None
+    """The policy behind DistributedDataParallel, where there are several processes."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Width of the policy's hidden states."""
+        return int(text_config(self.policy).hidden_size)
+
+    def run_policy(self, **inputs: Any) -> Any:
+        """A forward pass of the policy."""
+        with self.autocast():
+            return (self.callable_policy or self.policy)(**inputs)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[nn.Module]:
+        """The reference, for forward passes without gradients."""
+        adapters_off = self.policy.disable_adapter() if self.reference is None else nullcontext()  # type: ignore[operator]
+        with torch.no_grad(), adapters_off, self.autocast():
+            yield self.policy if self.reference is None else self.reference
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bfloat16 matrix products over float32 weights, where `model.dtype` asks for them."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The policy's parameters that training changes, by name."""
+        return {name: weight for name, weight in self.policy.named_parameters() if weight.requires_grad}
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The model's tokenizer, padding with its end-of-sequence token if it has no padding token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path: no tokenizer in '{config.path}': {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"model.path: the tokenizer of '{config.path}' has neither a padding nor an end token")
+    return tokenizer
+
+
+def load_models(config: ModelConfig, tokenizer: Any, device: torch.device, needs_reference: bool) -> Models:
+    """Policy and reference on `device`. Raises ConfigError for what cannot be loaded as the file asks."""
+    if config.quantization and (config.lora is None or device.type != "cuda"):
+        raise ConfigError("model.quantization: a 4-bit base cannot be trained itself; add `lora:` and use a CUDA device")
+    policy = _load(config, config.path)
+    _check_vocabulary(policy, tokenizer)
+    reference: nn.Module | None = None
+    if config.lora is not None:
+        if config.reference is not None:
+            raise ConfigError("model.reference: with `lora` the reference is the base model; remove one of the two")
+        policy = _with_adapters(policy, config)
+    elif needs_reference:
+        reference = _load(config, config.reference or config.path).requires_grad_(False).eval()
+    policy.train()
+    if config.disable_dropout:
+        disable_dropout(policy)
+    if config.freeze_output:
+        policy.get_output_embeddings().requires_grad_(False)  # type: ignore[operator]
+    if not any(weight.requires_grad for weight in policy.parameters()):
+        raise ConfigError("model: nothing is left to train")
+    if not config.quantization:
+        policy.to(device)
+    if reference is not None:
+        reference.to(device)
+    return Models(tokenizer, policy, reference, DTYPES[config.dtype], device)
+
+
+def text_config(model: nn.Module) -> Any:
+    """The language model's own configuration, also inside a model of several modalities."""
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The transformers model under any adapters."""
+    unwrapped = getattr(model, "get_base_model", None)
+    return unwrapped() if unwrapped is not None else model
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to 0, in modules and in attention layers that keep theirs as a number."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+
+
+def save_policy(models: Models, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the policy (or its adapters) and the tokenizer as `from_pretrained` reads them.
+
+    `weights` are the whole policy's, gathered, where its own are sharded.
+    """
+    options = {} if weights is None else {"state_dict": weights}
+    models.policy.save_pretrained(folder, **options)  # type: ignore[operator]
+    models.tokenizer.save_pretrained(folder)
+
+
+def _load(config: ModelConfig, path: str) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the run has one of its own
+    options: dict[str, Any] = {"revision": config.revision, "use_safetensors": True}
+    if config.attention != "auto":
+        options["attn_implementation"] = config.attention
+    if config.quantization:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[config.dtype]
+        )
+    dtype = DTYPES[config.dtype]
+    # Adapters train in float32 over a base in the computation's type; full fine-tuning keeps float32 weights.
+    options["dtype"] = dtype if config.lora is not None or dtype == torch.float64 else torch.float32
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(f"model.path: '{path}' cannot be loaded: {_first_line(error)}") from error
+
+
+def _with_adapters(policy: Any, config: ModelConfig) -> Any:
+    assert config.lora is not None
+    try:
+        import peft
+    except ImportError as error:
+        raise ConfigError("model.lora: needs peft; install it with `pip install 'ganpo[peft]'`") from error
+    if config.quantization:
+        policy = peft.prepare_model_for_kbit_training(policy, use_gradient_checkpointing=False)
+    target = config.lora.target_modules
+    settings = peft.LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=target if isinstance(target, str) else list(target),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return peft.get_peft_model(policy, settings)
+    except ValueError as error:
+        raise ConfigError(f"model.lora: {_first_line(error)}") from error
+
+
+def _check_vocabulary(policy: Any, tokenizer: Any) -> None:
+    embedded = policy.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embedded:
+        raise TrainingError(
+            f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {embedded}; "
+            "use the tokenizer that the model was trained with"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,91 @@
+"""A mapping becomes a validated dataclass, or a list of mistakes in the user's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
+
+from ganpo_core.errors import ConfigError
+from ganpo_core.suggest import did_you_mean
+
+T = TypeVar("T")
+
+_MISSING = frozenset({"missing", "missing_argument", "missing_keyword_only_argument"})
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a section of `key: value` lines",
+    "dataclass_type": "a section of `key: value` lines",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "list_type": "a list",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+
+
+@cache
+def adapter(cls: type[T]) -> TypeAdapter[T]:
+    """pydantic's validator of a dataclass; built once per class."""
+    return TypeAdapter(cls)
+
+
+def validate(cls: type[T], options: Mapping[str, object], path: str) -> T:
+    """An instance of `cls` from a mapping of its fields. Raises ConfigError listing every mistake under `path`."""
+    try:
+        # JSON keeps strictness where it helps (no "1" for 1, no true for 1.0) and lets a list be a tuple.
+        return adapter(cls).validate_json(to_json(dict(options), inf_nan_mode="constants"))
+    except PydanticSerializationError as error:
+        raise ConfigError(f"{path}: an option is not plain data: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(_problems(cls, options, error.errors(), path)) from error
+
+
+def field_names(cls: type) -> list[str]:
+    """The options of a component or a section, in the order of its definition."""
+    return [field.name for field in fields(cls) if field.init]
+
+
+def _problems(cls: type, options: Mapping[str, object], errors: list[ErrorDetails], path: str) -> list[str]:
+    grouped: dict[str, list[ErrorDetails]] = {}
+    for error in errors:
+        grouped.setdefault(".".join([path, *_location(options, error)]), []).append(error)
+    return [f"{where}: {_sentence(cls, group)}" for where, group in grouped.items()]
+
+
+def _location(options: Any, error: ErrorDetails) -> list[str]:
+    """The keys that the user wrote; pydantic also names the members of a union that it tried."""
+    location: list[str] = []
+    node = options
+    for part in error["loc"]:
+        inside = part in node if isinstance(node, Mapping) else isinstance(node, list | tuple) and isinstance(part, int)
+        if inside:
+            node = node[part]
+        elif error["type"] not in _MISSING:
+            continue
+        location.append(str(part))
+    return location
+
+
+def _sentence(cls: type, errors: list[ErrorDetails]) -> str:
+    first = errors[0]
+    kinds = {error["type"] for error in errors}
+    if "unexpected_keyword_argument" in kinds:
+        key = str(first["loc"][-1])
+        return f"unknown option.{did_you_mean(key, field_names(cls))}"
+    if kinds & _MISSING:
+        return "required, and missing"
+    wanted = [_EXPECTED[error["type"]] for error in errors if error["type"] in _EXPECTED]
+    if len(wanted) == len(errors):
+        return f"expected {' or '.join(dict.fromkeys(wanted))}, got {first['input']!r}"
+    specific = next((error for error in errors if error["type"] not in _EXPECTED), first)
+    if specific["type"] == "value_error":
+        return str(specific["ctx"]["error"])
+    message = specific["msg"].replace("Input should be", "must be")
+    return f"{message}, got {specific['input']!r}"

@@ -1,0 +1,69 @@
+"""Several processes: replicate the policy, or shard policy and reference. Critics stay outside, replicated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ganpo_core.models import Models, base_model, text_config
+
+
+def parallelize(models: Models, accelerator: Accelerator, parallelism: str) -> None:
+    """Make the policy's passes collective where there are several processes."""
+    if accelerator.num_processes == 1 and parallelism == "ddp":
+        return
+    if parallelism == "ddp":
+        models.callable_policy = accelerator.prepare_model(models.policy)
+        return
+    shard(models.policy, models)
+    if models.reference is not None:
+        shard(models.reference, models)
+
+
+def shard(model: nn.Module, models: Models) -> None:
+    """FSDP2: every decoder layer a unit, the rest of the model the last one."""
+    mesh = init_device_mesh(models.device.type, (dist.get_world_size(),))
+    reduced = models.dtype == torch.bfloat16
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if reduced else None
+    options = {"mesh": mesh} if policy is None else {"mesh": mesh, "mp_policy": policy}
+    num_layers = int(text_config(model).num_hidden_layers)
+    for module in base_model(model).modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            for layer in module:
+                fully_shard(layer, **options)  # type: ignore[arg-type]
+            break
+    fully_shard(model, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def synchronize_gradients(models: Models, last: bool) -> Iterator[None]:
+    """Exchange gradients in the last micro-batch of a step alone."""
+    wrapped = models.callable_policy
+    if isinstance(models.policy, FSDPModule):
+        models.policy.set_requires_gradient_sync(last)
+        yield
+    elif isinstance(wrapped, nn.parallel.DistributedDataParallel) and not last:
+        with wrapped.no_sync():
+            yield
+    else:
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor gathered from its shards; collective where it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, model: Tensor) -> Tensor:
+    """`tensor` placed and sharded as `model` is."""
+    if isinstance(model, DTensor):
+        return distribute_tensor(tensor.to(model.device, model.dtype), model.device_mesh, model.placements)
+    return tensor.to(model.device, model.dtype)

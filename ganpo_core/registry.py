@@ -1,0 +1,113 @@
+"""Names of one kind of component, with who provides each; collisions and near-misses said plainly."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ganpo_core.components import Component, Discriminator, Divergence, LatentExtractor, Objective
+from ganpo_core.errors import ConfigError, PluginError
+from ganpo_core.options import validate
+from ganpo_core.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class Provider:
+    """The plugin that an entry comes from."""
+
+    plugin: str
+    distribution: str | None
+    """None for a single file."""
+    version: str | None
+
+    def __str__(self) -> str:
+        return f"{self.plugin} {self.version}" if self.version else self.plugin
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of component: how the run file calls it, the hook that names its members, their base class."""
+
+    name: str
+    section: str
+    """The section of the run file in which `use:` names one."""
+    hook: str
+    base: type[Component]
+
+
+KINDS = (
+    Kind("objective", "objective", "ganpo_objectives", Objective),
+    Kind("latent_extractor", "latents", "ganpo_latent_extractors", LatentExtractor),
+    Kind("divergence", "divergence", "ganpo_divergences", Divergence),
+    Kind("discriminator", "discriminator", "ganpo_discriminators", Discriminator),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered class and its provider."""
+
+    component: type[Component]
+    provider: Provider
+
+
+class Registry(Mapping[str, Entry]):
+    """name -> Entry for one kind; filled once, while plugins load."""
+
+    def __init__(self, kind: Kind, available: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self._available = available
+        self._entries: dict[str, Entry] = {}
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise ConfigError(self.unknown(name))
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def add(self, name: str, component: Any, provider: Provider) -> None:
+        """Register a class; `component` is whatever a plugin returned. Raises PluginError if it cannot be one."""
+        kind, base = self.kind.name, self.kind.base
+        if not isinstance(name, str) or not name:
+            raise PluginError(f"plugin '{provider}': {self.kind.hook} returned the name {name!r}; names are strings")
+        if not (isinstance(component, type) and issubclass(component, base)):
+            raise PluginError(
+                f"plugin '{provider}': {kind} '{name}' is {component!r}, not a class that inherits "
+                f"ganpo_core.{base.__name__}"
+            )
+        if name in self._entries:
+            other = self._entries[name].provider
+            raise PluginError(
+                f"{kind} '{name}' is provided by both '{other.plugin}' and '{provider.plugin}'; rename one"
+            )
+        self._entries[name] = Entry(component, provider)
+
+    def create(self, name: str, options: Mapping[str, object], path: str | None = None) -> Component:
+        """A validated instance. Raises ConfigError with every mistake, each named by its path under `path`."""
+        where = self.kind.section if path is None else path
+        component: Component = validate(self[name].component, options, where)
+        return component
+
+    def unknown(self, name: str) -> str:
+        """What a user reads who asked for a name that nobody registered."""
+        message = f"{self.kind.name} '{name}' is not known.{did_you_mean(name, self)} Known: {', '.join(self)}"
+        if self._available:
+            nearest = did_you_mean(name, self._available)
+            message += f". Installed but not enabled: {', '.join(self._available)}{'.' + nearest if nearest else ''}"
+            message += f"; enable one with `plugins: [{self._available[0]}]`"
+        return message
+
+
+def describe_source(component: type[Component]) -> str:
+    """The file that defines a component."""
+    return str(importlib.import_module(component.__module__).__file__)

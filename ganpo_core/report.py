@@ -1,0 +1,116 @@
+"""What a run tells: metrics.jsonl, trackers, observers, the progress line, and the run card."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ganpo_core.assemble import Run
+from ganpo_core.config.run import flatten
+from ganpo_core.types import StepReport
+
+METRICS = "metrics.jsonl"
+SHOWN = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy", "adversary/penalty": "penalty"}
+"""What the progress line shows of the metrics."""
+
+
+class Reporter:
+    """Writes on the main process; silent on the others."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.is_main = run.accelerator.is_main_process
+        self.path = run.config.output_dir / METRICS
+        self.console = Console(stderr=True, quiet=not self.is_main)
+
+    def say(self, message: str) -> None:
+        """One line for the user, never wrapped."""
+        if self.is_main:
+            print(message, file=sys.stderr, flush=True)
+
+    def write_card(self) -> None:
+        """What runs, with what: `run.yaml`, a run file itself, and `plugins.json`."""
+        if not self.is_main:
+            return
+        config, folder = self.run.config, self.run.config.output_dir
+        (folder / "run.yaml").write_text(yaml.safe_dump(dict(config.resolved), sort_keys=False), encoding="utf-8")
+        plugins = {
+            "python": platform.python_version(),
+            "packages": {name: _version(name) for name in ("ganpo", "torch", "transformers", "accelerate", "datasets")},
+            "plugins": {
+                name: {"distribution": provider.distribution, "version": provider.version}
+                for name, provider in config.plugins.providers.items()
+            },
+        }
+        (folder / "plugins.json").write_text(json.dumps(plugins, indent=1), encoding="utf-8")
+
+    def start(self, step: int) -> None:
+        """Open the metrics after `step`: lines of later steps belong to a past that a restart undoes."""
+        if self.is_main:
+            kept = [line for line in _complete_lines(self.path) if json.loads(line)["step"] <= step]
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        if self.run.config.training.report_to:
+            settings = {key: str(value) for key, value in flatten(self.run.config.resolved)}
+            self.run.accelerator.init_trackers("ganpo", config=settings)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl, and the trackers."""
+        if self.is_main:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.run.config.training.report_to:
+            self.run.accelerator.log(dict(values), step=step)
+
+    def finish_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Tell the observers among the plugins."""
+        if self.is_main:
+            self.run.config.plugins.step_finished(StepReport(step, self.run.max_steps, dict(values)))
+
+    @contextmanager
+    def progress(self, start: int) -> Iterator[Any]:
+        """A bar with the time left on a terminal; a line per logging interval elsewhere. Yields `advance(step, values)`."""
+        if not self.console.is_terminal:
+            yield self._print_line
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self.console) as bar:
+            task = bar.add_task("training", total=self.run.max_steps, completed=start)
+
+            def advance(step: int, values: Mapping[str, float]) -> None:
+                bar.update(task, completed=step)
+                if values:
+                    bar.update(task, description=f"training  {_summary(values)}")
+
+            yield advance
+
+    def _print_line(self, step: int, values: Mapping[str, float]) -> None:
+        if values:
+            self.say(f"step {step}/{self.run.max_steps}  {_summary(values)}")
+
+
+def _summary(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{label} {values[key]:.4g}" for key, label in SHOWN.items() if key in values)
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines that end; a crash can cut the last one."""
+    if not path.exists():
+        return []
+    return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,203 @@
+"""One optimizer step: the objective and the regularizers, one policy backward per micro-batch (METHODS B.7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ganpo_core.adversary import LatentBatch, Regularizer, Totals
+from ganpo_core.assemble import Run
+from ganpo_core.data import PairBatch
+from ganpo_core.errors import PluginError, TrainingError
+from ganpo_core.forward import Pass, response_pass
+from ganpo_core.latents import read_latents
+from ganpo_core.metrics import MetricSums
+from ganpo_core.parallel import synchronize_gradients, whole
+from ganpo_core.types import PairLogps, PairLoss, Source
+
+START_GAP = 1e-3
+"""Nats by which policy and reference may differ on a response before the first update."""
+
+
+def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: MetricSums) -> None:
+    """Update critics and policy once. Raises TrainingError, with nothing updated, on a value that is not finite."""
+    totals = {regularizer: _totals(run, regularizer, window) for regularizer in run.regularizers}
+    ahead = [regularizer for regularizer in run.regularizers if regularizer.looks_ahead(len(window))]
+    if ahead and len(window) > 1:
+        _look_ahead(run, ahead, window, totals, metrics)
+    loss_parts = []
+    for index, batch in enumerate(window):
+        with synchronize_gradients(run.models, last=index == len(window) - 1):
+            reference = reference_pass(run, batch)
+            policy = policy_pass(run, batch)
+            if step == 0 and index == 0:
+                check_start(run, policy, reference)
+            loss_parts.append(_backward(run, batch, policy, reference, step, len(window), totals, metrics))
+    _update(run, window, step, torch.stack(loss_parts).sum(), metrics)
+    metrics.finish_step()
+
+
+def policy_pass(run: Run, batch: PairBatch) -> Pass:
+    """The policy's log-probabilities and the hidden states that the extractors ask for."""
+    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run))
+
+
+def reference_pass(run: Run, batch: PairBatch) -> Pass:
+    """The same of the reference, without gradients; nothing at all where nobody reads it."""
+    if not run.needs_reference:
+        return Pass(None, {})
+    with run.models.as_reference() as reference:
+        return response_pass(reference, reference, batch, _sources(run), logps=run.config.objective.needs_reference)
+
+
+def pair_loss(run: Run, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
+    """The objective's value for each pair. Raises PluginError for a shape that is not [B]."""
+    result = run.config.objective.loss(policy, reference)
+    pairs = policy.chosen.logps.shape[0]
+    if not isinstance(result, PairLoss) or result.per_pair.shape != (pairs,):
+        found = tuple(result.per_pair.shape) if isinstance(result, PairLoss) else type(result).__name__
+        name = type(run.config.objective).__name__
+        raise PluginError(f"{name}.loss returned {found}; expected a PairLoss with one value for each of {pairs} pairs")
+    return result
+
+
+def note_pairs(
+    metrics: MetricSums, loss: PairLoss, policy: PairLogps, prefix: str = "", count: int | None = None
+) -> None:
+    """Add what TRL logs of every pair (of the first `count` pairs), under TRL's names."""
+    margin = loss.chosen_reward - loss.rejected_reward
+    values = {
+        "objective_loss": loss.per_pair,
+        "rewards/chosen": loss.chosen_reward,
+        "rewards/rejected": loss.rejected_reward,
+        "rewards/margins": margin,
+        "rewards/accuracies": (margin > 0).double(),
+        "logps/chosen": policy.chosen.total,
+        "logps/rejected": policy.rejected.total,
+    }
+    for name, per_pair in values.items():
+        metrics.add(prefix + name, per_pair[:count])
+
+
+def check_start(run: Run, policy: Pass, reference: Pass) -> None:
+    """Policy and reference are the same model before the first update, unless the file names another reference."""
+    if policy.logps is None or reference.logps is None or run.config.model.reference or not run.config.model.disable_dropout:
+        return
+    gaps = [
+        (mine.total.detach() - theirs.total).abs().max()
+        for mine, theirs in (
+            (policy.logps.chosen, reference.logps.chosen),
+            (policy.logps.rejected, reference.logps.rejected),
+        )
+    ]
+    gap = float(torch.stack(gaps).max())
+    if gap > START_GAP:
+        raise TrainingError(
+            f"policy and reference differ by {gap:.3g} nats on a response before the first update; they should be the "
+            "same model. If another anchor is meant, name it with model.reference"
+        )
+
+
+def _backward(
+    run: Run,
+    batch: PairBatch,
+    policy: Pass,
+    reference: Pass,
+    step: int,
+    num_micro_batches: int,
+    totals: Mapping[Regularizer, Totals],
+    metrics: MetricSums,
+) -> Tensor:
+    """Accumulate the policy's gradient of one micro-batch; returns this process's part of the step's loss."""
+    assert policy.logps is not None
+    # Data parallelism averages gradients over processes; shares of the whole step are to be added up.
+    world = run.accelerator.num_processes
+    loss = pair_loss(run, policy.logps, reference.logps)
+    note_pairs(metrics, loss, policy.logps)
+    objective = loss.per_pair.sum() / run.pairs_per_step
+    total = objective.detach()
+    roots: list[Tensor] = [objective * world]
+    gradients: list[Tensor | None] = [None]
+    for regularizer in run.regularizers:
+        latents = _latent_batch(regularizer, batch, policy, reference)
+        leaf = latents.leaf()
+        with run.models.autocast():
+            if num_micro_batches == 1 and regularizer.looks_ahead(1):
+                regularizer.prepare([latents.detach()], totals[regularizer], metrics)
+            penalty = regularizer.penalty(leaf, totals[regularizer], metrics)
+        weight = regularizer.weight(step)
+        (gradient,) = torch.autograd.grad(penalty * (weight * world), leaf.policy.states)
+        roots.append(latents.policy.states)
+        gradients.append(gradient)
+        total = total + weight * penalty.detach()
+        metrics.add_part(f"{regularizer.prefix}/penalty", penalty)
+        metrics.add(f"{regularizer.prefix}/weight", penalty.new_tensor(weight))
+    torch.autograd.backward(roots, gradients)
+    metrics.add_part("loss", total)
+    return total
+
+
+def _update(run: Run, window: Sequence[PairBatch], step: int, loss: Tensor, metrics: MetricSums) -> None:
+    """Clip, check that everything is finite on every process, then update critics and policy."""
+    weights = list(run.models.trainable().values())
+    limit = run.config.training.max_grad_norm
+    norm = whole(nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
+    finite = run.sum_over_processes((~torch.isfinite(norm + loss.to(norm))).float())
+    if float(finite) > 0:
+        rows = ", ".join(f"{source} row {row}" for batch in window for source, row in batch.pair_ids)
+        raise TrainingError(
+            f"step {step + 1}: the loss ({float(loss):g}) or the policy's gradient (norm {float(norm):g}) is not "
+            f"finite; nothing was updated. The step's pairs here: {rows}. Look at these rows with `ganpo data inspect`, "
+            "or lower training.learning_rate"
+        )
+    metrics.add("grad_norm", norm)
+    for regularizer in run.regularizers:
+        regularizer.finish_step()
+    run.optimizer.step()
+    run.scheduler.step()
+    run.optimizer.zero_grad(set_to_none=True)
+
+
+def _look_ahead(
+    run: Run,
+    regularizers: Sequence[Regularizer],
+    window: Sequence[PairBatch],
+    totals: Mapping[Regularizer, Totals],
+    metrics: MetricSums,
+) -> None:
+    """Show regularizers the latents of the whole step first: one more forward pass, without gradients."""
+    with torch.no_grad():
+        passes = [(batch, policy_pass(run, batch), reference_pass(run, batch)) for batch in window]
+    for regularizer in regularizers:
+        latents = [_latent_batch(regularizer, *found).detach() for found in passes]
+        with run.models.autocast():
+            regularizer.prepare(latents, totals[regularizer], metrics)
+
+
+def _latent_batch(regularizer: Regularizer, batch: PairBatch, policy: Pass, reference: Pass) -> LatentBatch:
+    extractor = regularizer.plan.latents
+    return LatentBatch(
+        read_latents(extractor, policy.captured, batch.tokens),
+        read_latents(extractor, reference.captured, batch.tokens).detach(),
+        _num_selected(regularizer, batch),
+    )
+
+
+def _totals(run: Run, regularizer: Regularizer, window: Sequence[PairBatch]) -> Totals:
+    local = torch.stack([_num_selected(regularizer, batch) for batch in window]).sum(0)
+    return Totals(run.pairs_per_step, run.sum_over_processes(local))
+
+
+def _num_selected(regularizer: Regularizer, batch: PairBatch) -> Tensor:
+    """[2], positions that the extractor reads in chosen and rejected rows."""
+    selected = regularizer.plan.latents.selected(batch.tokens)
+    return selected.view(2, -1).sum(1).double()
+
+
+def _sources(run: Run) -> tuple[Source, ...]:
+    found = [source for r in run.regularizers for source in r.plan.latents.sources(run.models.policy)]
+    return tuple(dict.fromkeys(found))
+
