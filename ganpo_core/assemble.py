@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ganpo_core.adversary import Regularizer, build_regularizers
-from ganpo_core.config import AdversaryPlan, RunConfig, TrainingConfig
+from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
 from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, collate, load_pairs
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import response_pass
 from ganpo_core.latents import read_latents
-from ganpo_core.models import Models, load_models, load_tokenizer
+from ganpo_core.models import Models, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.schedules import make_scheduler
 
@@ -87,11 +88,13 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     training = config.training
     # Read data before weights: mistakes in rows are cheaper to find.
     tokenizer = load_tokenizer(config.model)
-    pairs, report = load_pairs(config.data, tokenizer)
-    evaluation, reports = None, (report,)
+    data, data_notes = _within_context(config)
+    pairs, report = load_pairs(data, tokenizer)
+    evaluation: PairDataset | None = None
+    reports = [report]
     if config.data.eval_path is not None or config.data.eval_split is not None:
-        evaluation, evaluation_report = load_pairs(config.data, tokenizer, evaluation=True)
-        reports = (report, evaluation_report)
+        evaluation, evaluation_report = load_pairs(data, tokenizer, evaluation=True)
+        reports.append(evaluation_report)
     order = PairOrder.of(pairs, config.seed)
     max_steps = count_steps(training, order.pairs_per_epoch, accelerator.num_processes)
     if config.objective.token_statistics:
@@ -131,10 +134,19 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         pairs=pairs,
         order=order,
         evaluation=evaluation,
-        reports=reports,
+        reports=tuple(reports),
         max_steps=max_steps,
-        notes=(*config.notes, *notes),
+        notes=(*config.notes, *data_notes, *notes),
     )
+
+
+def _within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
+    """The data section with `max_length` no longer than the model's context, and a note if that shortened it."""
+    context = context_length(config.model)
+    if context is None or config.data.max_length <= context:
+        return config.data, []
+    note = f"data.max_length: {config.data.max_length} is beyond the model's context; {context} is used"
+    return dataclasses.replace(config.data, max_length=context), [note]
 
 
 def _latent_dim(plan: AdversaryPlan, models: Models, probe: PairBatch) -> int:

@@ -216,7 +216,7 @@ def _rotate(root: Path, limit: int | None) -> None:
 
 
 def _randomness() -> dict[str, Any]:
-    numpy = np.random.get_state(legacy=True)
+    numpy: Any = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state().tolist(),

@@ -73,6 +73,18 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
+def context_length(config: ModelConfig) -> int | None:
+    """Positions that the model was made for, from its configuration alone; None where it does not say."""
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(config.path, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path: no configuration in '{config.path}': {_first_line(error)}") from error
+    length = getattr(found.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
 def load_models(config: ModelConfig, tokenizer: Any, device: torch.device, needs_reference: bool) -> Models:
     """Policy and reference on `device`. Raises ConfigError for what cannot be loaded as the file asks."""
     if config.quantization and (config.lora is None or device.type != "cuda"):
@@ -90,7 +102,7 @@ def load_models(config: ModelConfig, tokenizer: Any, device: torch.device, needs
     if config.disable_dropout:
         disable_dropout(policy)
     if config.freeze_output:
-        policy.get_output_embeddings().requires_grad_(False)  # type: ignore[operator]
+        policy.get_output_embeddings().requires_grad_(False)
     if not any(weight.requires_grad for weight in policy.parameters()):
         raise ConfigError("model: nothing is left to train")
     if not config.quantization:

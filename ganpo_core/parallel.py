@@ -38,9 +38,9 @@ def shard(model: nn.Module, models: Models) -> None:
     for module in base_model(model).modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             for layer in module:
-                fully_shard(layer, **options)  # type: ignore[arg-type]
+                fully_shard(layer, **options)
             break
-    fully_shard(model, **options)  # type: ignore[arg-type]
+    fully_shard(model, **options)
 
 
 @contextmanager

@@ -36,15 +36,17 @@ Reduce = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SideScores:
-    """One critic's judgement of a micro-batch, split into its groups; `groups[CROSS]` is None without a cross term."""
+    """One critic's judgement of a micro-batch, by group."""
 
-    groups: tuple[Judgement, Judgement, Judgement | None]
+    anchor: Judgement
+    policy: Judgement
+    cross: Judgement | None
+    """None without a cross term."""
 
-    def scores(self, group: int, means_G: Tensor) -> Scores:
-        """One group with its baseline."""
-        judged = self.groups[group]
-        assert judged is not None
-        return Scores(judged.scores, judged.valid, means_G[group])
+    def groups(self) -> dict[int, Judgement]:
+        """The groups judged, by their column in the running means."""
+        found = {OWN: self.anchor, POLICY: self.policy}
+        return found if self.cross is None else {**found, CROSS: self.cross}
 
 
 class CriticGame(Regularizer):
@@ -130,16 +132,15 @@ class CriticGame(Regularizer):
         groups = [anchor, policy, batch.reference_side(1 - side)] if cross else [anchor, policy]
         judged = self.critics[side](_stack(groups), features)
         parts = _split(judged, len(groups))
-        return SideScores((parts[OWN], parts[POLICY], parts[CROSS] if cross else None))
+        return SideScores(parts[OWN], parts[POLICY], parts[CROSS] if cross else None)
 
     def _count(self, sides: Sequence[SideScores]) -> None:
         """Add this micro-batch's scores to the step's (sum, count) table, [K, G, 2]."""
         table = self.means.values_KG.new_zeros(2, 3, 2)
         for index, side in enumerate(sides):
-            for group, judged in enumerate(side.groups):
-                if judged is not None:
-                    values = judged.scores.detach().masked_fill(~judged.valid, 0.0)
-                    table[index, group] = torch.stack([values.sum(), judged.valid.sum()]).to(table.dtype)
+            for group, judged in side.groups().items():
+                values = judged.scores.detach().masked_fill(~judged.valid, 0.0)
+                table[index, group] = torch.stack([values.sum(), judged.valid.sum().to(values)]).to(table)
         self._sums_KG2 = table if self._sums_KG2 is None else self._sums_KG2 + table
 
     def _settle(self) -> None:
@@ -187,12 +188,12 @@ class CriticGame(Regularizer):
         self, index: int, side: SideScores, means_G: Tensor, batch: LatentBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         plan = self.plan
-        anchor, policy = side.scores(OWN, means_G), side.scores(POLICY, means_G)
+        anchor, policy = _scores(side.anchor, means_G[OWN]), _scores(side.policy, means_G[POLICY])
         own = plan.divergence.critic_loss(anchor, policy)
         parts = {"critic_loss_own": own, "estimate": plan.divergence.estimate(anchor, policy)}
         loss = own
-        if side.groups[CROSS] is not None:
-            parts["critic_loss_cross"] = plan.divergence.critic_loss(policy, side.scores(CROSS, means_G))
+        if side.cross is not None:
+            parts["critic_loss_cross"] = plan.divergence.critic_loss(policy, _scores(side.cross, means_G[CROSS]))
             loss = loss + plan.cross_weight * parts["critic_loss_cross"]
         loss = plan.config.critic_scale * loss
         extra = plan.divergence.penalty(
@@ -206,14 +207,14 @@ class CriticGame(Regularizer):
     def _answer(self, index: int, side: SideScores, share: float, batch: LatentBatch, totals: Totals) -> Tensor:
         """One critic's part of the penalty; gradients reach the policy's latents alone."""
         plan, form = self.plan, self.plan.config.form
-        anchor, policy = side.groups[OWN], side.groups[POLICY]
         if form == "feature_matching":
-            assert anchor.features is not None
-            distance = _feature_distance(anchor, policy, batch.policy_side(index).mask)
-            return distance * totals.share(batch, index, anchor.features.shape[1])
+            features = side.policy.features
+            assert features is not None
+            distance = _feature_distance(side.anchor, side.policy, batch.policy_side(index).mask)
+            return distance * totals.share(batch, index, features.shape[1])
         means_G = self._baselines_KG[index] if self._baselines_KG is not None else self.means.values_KG[index]
-        own, mine = side.scores(OWN, means_G), side.scores(POLICY, means_G)
-        own = Scores(own.values.detach(), own.valid, own.mean)
+        mine = _scores(side.policy, means_G[POLICY])
+        own = Scores(side.anchor.scores.detach(), side.anchor.valid, means_G[OWN])
         if form == "paired_score":
             return mine.average((mine.values - own.values).square()) * share
         if form == "anchor_score":
@@ -223,12 +224,11 @@ class CriticGame(Regularizer):
         return plan.divergence.policy_loss(mine, own, form) * share
 
     def _note_scores(self, index: int, side: SideScores, metrics: MetricSums) -> None:
-        for group, judged in enumerate(side.groups):
-            if judged is not None:
-                metrics.add(f"{self.prefix}/{SIDES[index]}/score_{GROUPS[group]}", judged.scores)
-        own, policy = side.groups[OWN].scores.detach(), side.groups[POLICY].scores.detach()
-        metrics.add(f"{self.prefix}/{SIDES[index]}/accuracy", (own > policy).double())
-        metrics.add(f"{self.prefix}/{SIDES[index]}/gap", own - policy)
+        for group, judged in side.groups().items():
+            metrics.add(f"{self.prefix}/{SIDES[index]}/score_{GROUPS[group]}", judged.scores)
+        gap = (side.anchor.scores - side.policy.scores).detach()
+        metrics.add(f"{self.prefix}/{SIDES[index]}/gap", gap)
+        metrics.add(f"{self.prefix}/{SIDES[index]}/accuracy", (gap > 0).double())
 
     # -- the critics' own step ---------------------------------------------------------------------------------------
 
@@ -318,6 +318,10 @@ class _ScoresOnly(nn.Module):
 def _plain_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a scheduler's state that move; its functions are made again from the run file."""
     return {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr") if key in schedule}
+
+
+def _scores(judged: Judgement, mean: Tensor) -> Scores:
+    return Scores(judged.scores, judged.valid, mean)
 
 
 def _stack(groups: Sequence[Latents]) -> Latents:

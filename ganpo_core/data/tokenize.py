@@ -1,9 +1,9 @@
 """Pairs of text or messages become token ids, the prompt's a prefix of both sides.
 
 The prompt and each whole side are tokenized, and a response is what the side has beyond the prompt. Where the
-tokenizer merges characters across that boundary, the text beyond the prompt is tokenized by itself instead, for
-both sides of the row: these are the tokens a model sees when it continues the prompt. Such rows are counted as
-`boundary_merged`. A chat template whose rendered prompt is no prefix of the rendered conversation is an error.
+tokenizer merges characters across that boundary, as byte-pair encodings do, the text beyond the prompt is tokenized
+by itself instead, for both sides of the row: such are the tokens of a model that continues the prompt. These rows are
+counted as `boundary_merged`. A chat template whose rendered prompt is no prefix of the rendered conversation is an error.
 """
 
 from __future__ import annotations

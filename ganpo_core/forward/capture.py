@@ -94,7 +94,8 @@ def _submodule(model: nn.Module, path: str) -> nn.Module:
     known = dict(model.named_modules())
     if path not in known:
         raise ConfigError(f"latents: the model has no module '{path}'.{did_you_mean(path, known)}")
-    return known[path]
+    found: nn.Module = known[path]
+    return found
 
 
 def _first_tensor(output: Any) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -38,7 +37,8 @@ def response_pass(
     Logits are computed from the first response position on; without `logps` for a single position.
     """
     keep = batch.input_ids.shape[1] - batch.first_response + 1 if logps else 1
-    options = {"logits_to_keep": keep} if _takes(type(base_model(model)), "logits_to_keep") else {}
+    accepted = inspect.signature(base_model(model).forward).parameters
+    options = {"logits_to_keep": keep} if "logits_to_keep" in accepted else {}
     with capture(model, sources) as captured:
         output = run(
             input_ids=batch.input_ids,
@@ -70,8 +70,3 @@ def _pair_logps(logits_NKV: Tensor, batch: PairBatch) -> PairLogps:
     logps_NT = logps_NT.masked_fill(~mask_NT, 0.0)
     pairs = batch.num_pairs
     return PairLogps(TokenLogps(logps_NT[:pairs], mask_NT[:pairs]), TokenLogps(logps_NT[pairs:], mask_NT[pairs:]))
-
-
-@cache
-def _takes(model: type[nn.Module], argument: str) -> bool:
-    return argument in inspect.signature(model.forward).parameters

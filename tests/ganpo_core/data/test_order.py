@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganpo_core.data import PairOrder
+from ganpo_core.data import PairDataset, PairOrder, TokenPair
 
 
 def test_an_epoch_is_a_permutation_and_the_next_one_another():
@@ -65,6 +65,13 @@ def test_a_quarter_is_another_quarter_each_epoch_until_all_are_used():
 def test_a_part_never_repeats_a_pair_within_an_epoch():
     order = PairOrder([5], [0.6], seed=0)
     assert all(len(set(order.indices(3 * epoch, 3))) == 3 for epoch in range(20))
+
+
+def test_a_dataset_brings_its_counts_and_weights():
+    """Sources of 2 and 1 pairs, the second three times: 5 pairs per epoch."""
+    pairs = [TokenPair((1,), (2,), (3,), source, row) for row, source in enumerate("aab")]
+    order = PairOrder.of(PairDataset(pairs, {"b": 3.0}), seed=0)
+    assert sorted(order.indices(0, 5)) == [0, 1, 2, 2, 2]
 
 
 def test_no_pairs_at_all_are_refused():

@@ -158,6 +158,18 @@ def test_a_name_that_is_no_path_and_no_hub_dataset_says_so(config, tokenizer):
         load_pairs(config(path="nobody/nothing"), tokenizer)
 
 
+def test_a_hub_dataset_gives_its_split_or_a_slice_of_it(config, tokenizer, monkeypatch):
+    table = datasets.Dataset.from_list(ROWS)
+    splits = datasets.DatasetDict({"train": table, "test": table.select([0])})
+    slices = {None: splits, "train[:1]": table.select([1])}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split=None: slices[split])
+    asked = [None, "train", "test", "train[:1]"]
+    sizes = [len(load_pairs(config(path="some/pairs", split=split), tokenizer)[0]) for split in asked]
+    assert sizes == [2, 2, 1, 1]
+    with pytest.raises(DataError, match="some/pairs has no split 'tset'"):
+        load_pairs(config(path="some/pairs", split="tset"), tokenizer)
+
+
 def test_an_empty_folder_is_no_dataset(tmp_path, config, tokenizer):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty cannot be read as a dataset"):

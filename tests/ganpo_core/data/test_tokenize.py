@@ -172,6 +172,20 @@ def test_byte_pairs_that_merge_over_the_boundary_are_split_there(shared, write, 
     assert tokenizer.decode(dataset[0].chosen) == "lo<|endoftext|>"
 
 
+def test_a_template_before_an_answer_that_merges_with_it_is_split_there_too(shared, write, config):
+    """Of three line breaks the first two are one token, 628; a prompt that ends in the first ends in 198."""
+    template = "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}<|endoftext|>\n{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant\n{% endif %}"
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=gpt2(shared), eos_token="<|endoftext|>", chat_template=template
+    )
+    row = {**CHAT, "chosen": [{"role": "assistant", "content": "\n\ntwo"}]}
+    dataset, report = load_pairs(config(path=write([row])), tokenizer)
+    assert report.sources["pairs.jsonl"].notes == {"boundary_merged": 1}
+    assert (dataset[0].prompt[-1], dataset[0].chosen[0]) == (198, 198)
+    assert tokenizer.decode(dataset[0].rejected) == "three<|endoftext|>\n"
+
+
 def gpt2(shared) -> Tokenizer:
     folder = shared / "tokenizers/gpt2"
     backend = Tokenizer(BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
