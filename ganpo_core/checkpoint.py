@@ -22,7 +22,7 @@ from ganpo_core.config.run import flatten
 from ganpo_core.errors import CheckpointError
 from ganpo_core.metrics import MetricSums
 from ganpo_core.models import save_policy
-from ganpo_core.parallel import like, whole
+from ganpo_core.parallel import like, whole, whole_weights
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -99,7 +99,7 @@ def export(run: Run) -> None:
     """Write the finished run's `policy/` and `adversary/`, each whole or not at all; collective over processes."""
     weights = None
     if run.config.training.parallelism == "fsdp2":
-        weights = {name: whole(value) for name, value in run.models.policy.state_dict().items()}
+        weights = whole_weights(run.models.policy)
     if run.accelerator.is_main_process:
         write_folder(run.config.output_dir / "policy", lambda folder: save_policy(run.models, folder, weights))
         if run.regularizers:

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ganpo_core.errors import ConfigError
 from ganpo_core.models import Models, base_model, text_config
 
 
@@ -23,6 +24,8 @@ def parallelize(models: Models, accelerator: Accelerator, parallelism: str) -> N
     if parallelism == "ddp":
         models.callable_policy = accelerator.prepare_model(models.policy)
         return
+    if not dist.is_initialized():
+        raise ConfigError("training.parallelism: fsdp2 needs processes to shard over; launch it with torchrun or accelerate")
     shard(models.policy, models)
     if models.reference is not None:
         shard(models.reference, models)
@@ -60,6 +63,13 @@ def synchronize_gradients(models: Models, last: bool) -> Iterator[None]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor gathered from its shards; collective where it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A sharded model's state gathered, without the second name of tied weights, as `save_pretrained` expects."""
+    unique = {name for name, _ in model.named_parameters()}
+    second = {name for name, _ in model.named_parameters(remove_duplicate=False)} - unique
+    return {name: whole(value) for name, value in model.state_dict().items() if name not in second}
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:

@@ -1,9 +1,13 @@
-"""What every test relies on: no network, two threads, and the shared data where it lies beside the checkout."""
+"""What every test relies on: no network, one thread, and the shared data where it lies beside the checkout."""
 
 from __future__ import annotations
 
+import json
 import os
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -29,3 +33,72 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+WORDS = [f"w{index}" for index in range(24)]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama of width 16 in float32 and a word-level tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 preference pairs of random words, of ragged lengths, as JSONL."""
+    draw = random.Random(3)
+
+    def text(low: int, high: int) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(draw.randint(low, high)))
+
+    rows = [
+        {"prompt": f"<bos> {text(1, 5)}", "chosen": f" {text(2, 9)}", "rejected": f" {text(1, 7)}"} for _ in range(48)
+    ]
+    path = tmp_path_factory.mktemp("tiny_pairs") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny_run(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes a run of the tiny model on the tiny pairs as a mapping; keyword arguments replace whole sections."""
+
+    def make(**sections: Any) -> dict[str, Any]:
+        return {
+            "model": {"path": str(tiny_model)},
+            "data": {"path": str(tiny_pairs)},
+            "objective": {"use": "dpo"},
+            "training": {"learning_rate": 1e-3, "max_steps": 3, "per_device_train_batch_size": 4, "save_steps": None},
+            "output_dir": str(tmp_path / "out"),
+            **sections,
+        }
+
+    return make

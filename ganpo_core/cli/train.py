@@ -18,4 +18,6 @@ def train(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from ganpo_core import train as train_run
 
-    print(train_run(run, overrides or (), resume=resume))
+    folder = train_run(run, overrides or (), resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        print(folder)

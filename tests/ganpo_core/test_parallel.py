@@ -1,0 +1,85 @@
+"""Two processes on a gloo group, replicated and sharded, against one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import ganpo_core
+from ganpo_core.errors import ConfigError
+
+MakeRun = Callable[..., dict[str, Any]]
+
+GAME: dict[str, Any] = {
+    "latents": {"use": "hidden_state"},
+    "divergence": {"use": "ragan"},
+    "discriminator": {"use": "mlp", "hidden_dim": 8},
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(run_file: dict[str, Any], path: Path, *arguments: str) -> None:
+    path.write_text(yaml.safe_dump(run_file))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    command += ["--master-port", str(free_port()), "-m", "ganpo_core", "train", str(path), *arguments]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("preset", ["ganpo", "paper"])
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_two_processes_are_one_with_twice_the_pairs(
+    parallelism: str, preset: str, tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    """2 processes x 2 pairs x 2 micro-batches equal 1 process x 8 pairs: policy, critics, moments and means."""
+    model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
+    game = {**GAME, "adversary": {"preset": preset, "weight_warmup_ratio": 0}}
+    options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None}
+    one = tiny_run(model=model, **game, training={**options, "per_device_train_batch_size": 8})
+    alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
+    parts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "parallelism": parallelism}
+    two = {**one, "training": {**options, **parts}, "output_dir": str(tmp_path / "two")}
+    launch(two, tmp_path / "two.yaml")
+    for name in ("policy.safetensors", "optimizer.safetensors", "adversary.safetensors"):
+        ours = load_file(alone / "checkpoints" / "step-00000003" / name)
+        theirs = load_file(tmp_path / "two" / "checkpoints" / "step-00000003" / name)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-6, atol=1e-9, msg=f"{name}: {key}")
+    exported = load_file(tmp_path / "two" / "policy" / "model.safetensors")
+    assert exported.keys() == load_file(alone / "policy" / "model.safetensors").keys()
+
+
+def test_a_sharded_run_resumes_bit_for_bit(tiny_run: MakeRun, tmp_path: Path) -> None:
+    options = {"learning_rate": 1e-3, "per_device_train_batch_size": 2, "parallelism": "fsdp2", "max_steps": 4}
+    whole = tiny_run(**GAME, training={**options, "save_steps": 2}, output_dir=str(tmp_path / "whole"))
+    launch(whole, tmp_path / "whole.yaml")
+    folder = tmp_path / "whole"
+    finished = (folder / "policy" / "model.safetensors").read_bytes()
+    for part in ("policy", "adversary", "checkpoints/step-00000004"):
+        for path in (folder / part).iterdir():
+            path.unlink()
+        (folder / part).rmdir()
+    launch(whole, tmp_path / "whole.yaml", "--resume")
+    assert (folder / "policy" / "model.safetensors").read_bytes() == finished
+
+
+def test_sharding_without_processes_is_refused(tiny_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match=r"training\.parallelism: fsdp2 needs processes"):
+        ganpo_core.train(tiny_run(training={"max_steps": 1, "parallelism": "fsdp2"}))

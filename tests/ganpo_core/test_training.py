@@ -1,0 +1,147 @@
+"""Whole runs: what they leave behind, and that they can be killed and continued bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import ganpo_core
+from ganpo_core.checkpoint import find_flaw
+from ganpo_core.errors import CheckpointError
+
+MakeRun = Callable[..., dict[str, Any]]
+
+GAME: dict[str, Any] = {
+    "latents": {"use": "hidden_state"},
+    "divergence": {"use": "ragan"},
+    "discriminator": {"use": "transformer", "hidden_dim": 8, "num_heads": 2, "num_layers": 1, "max_positions": 32},
+    "adversary": {"preset": "paper"},
+}
+
+
+def training(**options: Any) -> dict[str, Any]:
+    return {"learning_rate": 1e-3, "max_steps": 8, "per_device_train_batch_size": 4, "logging_steps": 3, **options}
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The bytes of everything a finished run exports."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for part in ("policy", "adversary")
+        for path in sorted((folder / part).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_run_leaves_what_is_needed_to_use_and_repeat_it(tiny_run: MakeRun, tiny_pairs: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run_file = tiny_run(**GAME, training=training(save_steps=4, eval_steps=4))
+    run_file["data"] = {"path": str(tiny_pairs), "eval_path": str(tiny_pairs)}
+    folder = ganpo_core.train(run_file)
+    policy = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    AutoTokenizer.from_pretrained(folder / "policy")
+    saved = load_file(folder / "checkpoints" / "step-00000008" / "policy.safetensors")
+    assert all(torch.equal(weight.detach(), saved[name]) for name, weight in policy.named_parameters())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], "eval_rewards/margins" in line) for line in lines] == [
+        (3, False), (4, True), (6, False), (8, False), (8, True),
+    ]
+    assert {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
+            "logps/rejected", "grad_norm", "learning_rate", "epoch", "adversary/penalty"} <= lines[0].keys()
+    assert json.loads((folder / "plugins.json").read_text())["plugins"]["ganpo_objectives"]["distribution"] == "ganpo"
+    again = yaml.safe_load((folder / "run.yaml").read_text())
+    again["output_dir"] = str(tmp_path / "again")
+    assert weights(ganpo_core.train(again)) == weights(folder)
+    assert {path.name for path in (folder / "adversary").iterdir()} == {
+        "adversary.json", "chosen.safetensors", "manifest.json", "means.safetensors", "rejected.safetensors",
+    }
+
+
+def test_an_output_folder_with_a_run_is_refused(tiny_run: MakeRun) -> None:
+    ganpo_core.train(tiny_run())
+    with pytest.raises(CheckpointError, match=r"holds a run already .*--resume"):
+        ganpo_core.train(tiny_run())
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(
+    tiny_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ganpo_core.train(tiny_run(), resume=True)
+    assert "no checkpoint yet: starting from the beginning" in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ganpo_core.train(tiny_run(**GAME))
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    ganpo_core.train(tiny_run(**GAME), resume=True)
+    assert "finished after 3 steps; nothing to do" in capsys.readouterr().err
+    after = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_a_changed_setting_is_named_when_resuming(tiny_run: MakeRun) -> None:
+    ganpo_core.train(tiny_run(training=training(save_steps=4)))
+    changed = tiny_run(training=training(save_steps=4, learning_rate=2e-3), objective={"use": "dpo", "beta": 0.3})
+    with pytest.raises(CheckpointError, match=r"objective\.beta: was 0\.1, is 0\.3; .*training\.learning_rate"):
+        ganpo_core.train(changed, resume=True)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tiny_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    whole = weights(ganpo_core.train(tiny_run(**GAME, training=training(), output_dir=str(tmp_path / "whole"))))
+    run_file = tiny_run(**GAME, training=training(save_steps=3, save_total_limit=None))
+    folder = ganpo_core.train(run_file)
+    newest = folder / "checkpoints" / "step-00000008"
+    damaged = bytearray((newest / "adversary.safetensors").read_bytes())
+    damaged[-7] ^= 1
+    (newest / "adversary.safetensors").write_bytes(bytes(damaged))
+    assert find_flaw(newest) == "adversary.safetensors is damaged"
+    for part in ("policy", "adversary"):
+        for path in (folder / part).iterdir():
+            path.unlink()
+        (folder / part).rmdir()
+    ganpo_core.train(run_file, resume=True)
+    assert "checkpoint step-00000008 is not used: adversary.safetensors is damaged" in capsys.readouterr().err
+    assert weights(folder) == whole
+
+
+def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """kill -9 at four moments, resume each time: the exported policy and adversary are the same bytes."""
+    options = training(max_steps=30, save_steps=1, gradient_accumulation_steps=2)
+    whole = weights(ganpo_core.train(tiny_run(**GAME, training=options, output_dir=str(tmp_path / "whole"))))
+    run_file = tiny_run(**GAME, training=options, output_dir=str(tmp_path / "killed"))
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run_file))
+    command = [sys.executable, "-m", "ganpo_core", "train", str(path), "--resume"]
+    folder = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for number, delay in enumerate((0.0, 0.03, 0.11, 0.2)):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        wanted = 4 * (number + 1)
+        deadline = time.monotonic() + 90
+        while not list((folder / "checkpoints").glob(f"step-{wanted:08d}*")):
+            assert process.poll() is None, process.stdout and process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert weights(folder) == whole
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(3, 31, 3))
