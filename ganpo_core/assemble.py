@@ -17,7 +17,7 @@ from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, colla
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import response_pass
 from ganpo_core.latents import read_latents
-from ganpo_core.models import Models, context_length, load_models, load_tokenizer
+from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.schedules import make_scheduler
 
@@ -105,7 +105,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     needs_reference = config.objective.needs_reference or bool(config.adversaries)
     models = load_models(config.model, tokenizer, accelerator.device, needs_reference)
     if training.gradient_checkpointing:
-        models.policy.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        checkpoint_activations(models.policy)
 
     def sum_over_processes(tensor: Tensor) -> Tensor:
         total: Tensor = accelerator.reduce(tensor, reduction="sum")
