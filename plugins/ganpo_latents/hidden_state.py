@@ -20,7 +20,7 @@ from ganpo_core import LatentExtractor, Latents, Layer, Source, TokenMap
 class HiddenState(LatentExtractor):
     """Hidden states of every selected token: [N, S, H], H the model's width times the number of layers.
 
-    Source: arXiv 2601.22083, section 4, which reads the last layer at every position.
+    Source: arXiv 2601.22083, section 4.1, which reads the last layer at every position.
     """
 
     layer: int | float | tuple[int | float, ...] = -1

@@ -1,0 +1,194 @@
+"""The contract of an objective, checked. Shape suffixes: B pairs, T response tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ganpo_core.components import Objective
+from ganpo_core.testing.expect import (
+    GARBAGE,
+    expect,
+    expect_component,
+    expect_finite,
+    expect_gradcheck,
+    expect_same,
+    expect_tensor,
+    gradients,
+)
+from ganpo_core.types import PairLogps, PairLoss, TokenLogps
+
+NUM_PAIRS, NUM_TOKENS = 5, 6
+CHOSEN_LENGTHS, REJECTED_LENGTHS = (4, 1, 3, 2, 6), (2, 5, 1, 6, 4)
+
+
+def check_objective(objective: Objective, *, additive: bool = True) -> None:
+    """Check `loss` (and `loss_unpaired`, where it is defined) of an objective.
+
+    `additive=False` for losses whose value for one pair depends on the other pairs of its micro-batch.
+    """
+    expect_component(objective, Objective)
+    check = _Check(objective)
+    check.values_are_finite()
+    check.only_response_tokens_count()
+    check.gradients_are_right()
+    check.order_of_pairs_does_not_matter()
+    if additive:
+        check.pairs_are_independent()
+    check.better_margins_cost_less()
+    if type(objective).loss_unpaired is not Objective.loss_unpaired:
+        check.unpaired_loss_is_finite()
+
+
+@dataclass(frozen=True)
+class _Check:
+    objective: Objective
+
+    @property
+    def where(self) -> str:
+        return f"{type(self.objective).__name__}.loss"
+
+    def values_are_finite(self) -> None:
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            policy, reference = self.pairs(0, dtype), self.pairs(1, dtype)
+            result = self.loss(policy, reference)
+            for name in ("per_pair", "chosen_reward", "rejected_reward"):
+                expect_tensor(getattr(result, name), [NUM_PAIRS], self.where, name)
+            self.gradients_are_finite(result.per_pair, policy)
+            again = self.loss(policy, reference).per_pair
+            expect(torch.equal(again, result.per_pair), self.where, "the same values when called again")
+        for chosen, rejected in ((-1e4, -1.0), (-1.0, -1e4)):
+            policy, reference = self.uniform(chosen, rejected), self.uniform(rejected, chosen)
+            result = self.loss(policy, reference)
+            expect_finite(result.per_pair, self.where, "per_pair at log-ratios of 1e4 nats")
+            self.gradients_are_finite(result.per_pair, policy)
+
+    def gradients_are_finite(self, per_pair: Tensor, policy: PairLogps) -> None:
+        expect(per_pair.requires_grad, self.where, "per_pair to be differentiable in the policy's log-probabilities")
+        for gradient in gradients(per_pair, _leaves(policy)):
+            expect_finite(gradient, self.where, "gradients")
+
+    def only_response_tokens_count(self) -> None:
+        policy, reference = self.pairs(0), self.pairs(1)
+        result = self.loss(policy, reference)
+        for name, change in (("garbage in", _with_garbage), ("more columns of", _wider)):
+            other = self.loss(_each(policy, change), _each(reference, change))
+            for key in ("per_pair", "chosen_reward", "rejected_reward"):
+                expected = f"{key} to be unchanged by {name} the padding"
+                expect_same(getattr(other, key), getattr(result, key), self.where, expected)
+        for gradient, side in zip(
+            gradients(result.per_pair, _leaves(policy)), (policy.chosen, policy.rejected), strict=True
+        ):
+            expect(gradient[~side.mask].eq(0).all(), self.where, "no gradient at padding")
+
+    def gradients_are_right(self) -> None:
+        policy, reference = self.pairs(0), self.pairs(1)
+
+        def per_pair(chosen: Tensor, rejected: Tensor) -> Tensor:
+            sides = (
+                TokenLogps(chosen, policy.chosen.mask, policy.chosen.statistics),
+                TokenLogps(rejected, policy.rejected.mask, policy.rejected.statistics),
+            )
+            return self.loss(PairLogps(*sides), reference).per_pair
+
+        expect_gradcheck(per_pair, _leaves(policy), self.where)
+
+    def order_of_pairs_does_not_matter(self) -> None:
+        policy, reference = self.pairs(0), self.pairs(1)
+        order = torch.tensor([3, 0, 4, 2, 1])
+        moved = self.loss(_rows(policy, order), _rows(reference, order)).per_pair
+        expected = "pairs given in another order to have the same losses in that order"
+        expect_same(moved, self.loss(policy, reference).per_pair[order], self.where, expected)
+
+    def pairs_are_independent(self) -> None:
+        policy, reference = self.pairs(0), self.pairs(1)
+        halves = [
+            self.loss(_rows(policy, index), _rows(reference, index)).per_pair
+            for index in (torch.arange(2), torch.arange(2, NUM_PAIRS))
+        ]
+        expected = (
+            "the loss of a pair not to depend on its micro-batch (if it must, `check_objective(…, additive=False)`)"
+        )
+        expect_same(torch.cat(halves), self.loss(policy, reference).per_pair, self.where, expected)
+
+    def better_margins_cost_less(self) -> None:
+        middle = self.uniform(-12.0, -12.0)
+        right = float(self.loss(self.uniform(-2.0, -22.0), middle).per_pair.mean())
+        wrong = float(self.loss(self.uniform(-22.0, -2.0), middle).per_pair.mean())
+        expected = "pairs ranked right by 20 nats to cost less than pairs ranked wrong by 20 nats"
+        expect(right < wrong, self.where, expected, f"{right:.4g} and {wrong:.4g}")
+
+    def unpaired_loss_is_finite(self) -> None:
+        where = f"{type(self.objective).__name__}.loss_unpaired"
+        policy, reference = self.pairs(0).chosen, self.pairs(1).chosen
+        given = reference if self.objective.needs_reference else None
+        for desirable in (torch.tensor([True, False, True, True, False]), torch.ones(NUM_PAIRS, dtype=torch.bool)):
+            result = self.objective.loss_unpaired(policy, given, desirable)
+            expect_tensor(result.per_response, [NUM_PAIRS], where, "per_response")
+            expect_tensor(result.reward, [NUM_PAIRS], where, "reward")
+            expect_finite(gradients(result.per_response, [policy.logps])[0], where, "gradients")
+
+    def loss(self, policy: PairLogps, reference: PairLogps) -> PairLoss:
+        result = self.objective.loss(policy, reference if self.objective.needs_reference else None)
+        expect(isinstance(result, PairLoss), self.where, "a PairLoss", type(result).__name__)
+        return result
+
+    def pairs(self, seed: int, dtype: torch.dtype = torch.float64) -> PairLogps:
+        """Random log-probabilities; the policy's are leaves."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def side(lengths: tuple[int, ...]) -> TokenLogps:
+            def draw() -> Tensor:
+                return torch.rand(NUM_PAIRS, NUM_TOKENS, generator=generator, dtype=torch.float64).to(dtype)
+
+            mask = torch.arange(NUM_TOKENS) < torch.tensor(lengths)[:, None]
+            statistics = {name: draw() for name in sorted(self.objective.token_statistics)}
+            return TokenLogps((-3 * draw() - 0.05).requires_grad_(seed == 0), mask, statistics)
+
+        return PairLogps(side(CHOSEN_LENGTHS), side(REJECTED_LENGTHS))
+
+    def uniform(self, chosen: float, rejected: float) -> PairLogps:
+        """Pairs whose responses have these log-probabilities, spread evenly over their tokens, in float32."""
+        pairs = self.pairs(0, torch.float32)
+
+        def spread(side: TokenLogps, total: float) -> TokenLogps:
+            logps = (total / side.length)[:, None].expand(side.mask.shape).detach().clone().requires_grad_()
+            return TokenLogps(logps, side.mask, side.statistics)
+
+        return PairLogps(spread(pairs.chosen, chosen), spread(pairs.rejected, rejected))
+
+
+def _leaves(pairs: PairLogps) -> tuple[Tensor, Tensor]:
+    return pairs.chosen.logps, pairs.rejected.logps
+
+
+def _each(pairs: PairLogps, change: Callable[[TokenLogps], TokenLogps]) -> PairLogps:
+    return PairLogps(change(pairs.chosen), change(pairs.rejected))
+
+
+def _with_garbage(tokens: TokenLogps) -> TokenLogps:
+    def spoil(values: Tensor) -> Tensor:
+        return values.masked_fill(~tokens.mask, -GARBAGE)
+
+    return TokenLogps(spoil(tokens.logps), tokens.mask, _mapped(tokens.statistics, spoil))
+
+
+def _wider(tokens: TokenLogps) -> TokenLogps:
+    def widen(values: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values, (0, 3))
+
+    return TokenLogps(widen(tokens.logps), widen(tokens.mask), _mapped(tokens.statistics, widen))
+
+
+def _rows(pairs: PairLogps, index: Tensor) -> PairLogps:
+    def take(values: Tensor) -> Tensor:
+        return values[index]
+
+    return _each(pairs, lambda t: TokenLogps(take(t.logps), take(t.mask), _mapped(t.statistics, take)))
+
+
+def _mapped(statistics: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return {name: change(values) for name, values in statistics.items()}

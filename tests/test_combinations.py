@@ -1,0 +1,198 @@
+"""Every built-in with every other: two steps through a run file, or a refusal with its reason. No third thing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ganpo_core
+from ganpo_core.errors import ConfigError
+from ganpo_core.plugins import load_plugins
+
+MakeRun = Callable[..., dict[str, Any]]
+
+PLUGINS = load_plugins()
+SMALL = {
+    "transformer": {"hidden_dim": 8, "num_heads": 2, "num_layers": 1, "max_positions": 32},
+    "mlp": {"hidden_dim": 8},
+}
+"""Options that keep a component quick; anything not listed runs at its defaults."""
+
+
+def names(kind: str) -> list[str]:
+    return list(PLUGINS.registries[kind])
+
+
+def train_two_steps(run_file: dict[str, Any]) -> list[dict[str, float]]:
+    run_file["training"] = {
+        "learning_rate": 1e-3, "max_steps": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
+        "logging_steps": 1, "save_steps": None,
+    }
+    folder = ganpo_core.train(run_file)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    return lines
+
+
+@pytest.mark.parametrize("extractor", names("latent_extractor"))
+@pytest.mark.parametrize("divergence", names("divergence"))
+def test_every_divergence_with_every_extractor(divergence: str, extractor: str, tiny_run: MakeRun) -> None:
+    lines = train_two_steps(
+        tiny_run(
+            latents={"use": extractor},
+            divergence={"use": divergence},
+            discriminator={"use": "mlp", "hidden_dim": 8},
+            adversary={"weight_warmup_ratio": 0},
+        )
+    )
+    assert "adversary/penalty" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("divergence", "discriminator", "preset"),
+    [
+        (divergence, discriminator, preset)
+        for divergence, discriminator, preset in itertools.product(
+            names("divergence"), names("discriminator"), ("ganpo", "paper")
+        )
+        if PLUGINS.registries["divergence"][divergence].component.needs_critic  # type: ignore[attr-defined]
+    ],
+)
+def test_every_divergence_with_every_discriminator(
+    divergence: str, discriminator: str, preset: str, tiny_run: MakeRun
+) -> None:
+    train_two_steps(
+        tiny_run(
+            latents={"use": "hidden_state", "layer": [1, -1], "norm": "rms"},
+            divergence={"use": divergence},
+            discriminator={"use": discriminator, **SMALL.get(discriminator, {})},
+            adversary={"preset": preset, "weight": 0.1},
+        )
+    )
+
+
+@pytest.mark.parametrize("constraint", ["gradient_penalty", "clipping", "spectral_norm"])
+@pytest.mark.parametrize("discriminator", names("discriminator"))
+def test_wasserstein_trains_or_says_why_not(constraint: str, discriminator: str, tiny_run: MakeRun) -> None:
+    options = {"use": discriminator, **SMALL.get(discriminator, {})}
+    run_file = tiny_run(
+        latents={"use": "hidden_state"},
+        divergence={"use": "wasserstein", "constraint": constraint},
+        discriminator=options,
+        adversary={"form": "non_saturating"},
+    )
+    if constraint == "spectral_norm":
+        with pytest.raises(ConfigError, match=f"needs a Lipschitz discriminator; '{discriminator}' is not"):
+            train_two_steps(run_file)
+        if discriminator == "transformer":
+            return
+        run_file["discriminator"] = {**options, "spectral_norm": True}
+    train_two_steps(run_file)
+
+
+@pytest.mark.parametrize("objective", names("objective"))
+@pytest.mark.parametrize("regularizer", ["alone", "mse", "ragan"])
+def test_every_objective_alone_and_regularized(objective: str, regularizer: str, tiny_run: MakeRun) -> None:
+    sections: dict[str, Any] = {}
+    if regularizer != "alone":
+        sections = {
+            "latents": {"use": "hidden_state"},
+            "divergence": {"use": regularizer},
+            "discriminator": {"use": "mlp", "hidden_dim": 8},
+        }
+    train_two_steps(tiny_run(objective={"use": objective}, **sections))
+
+
+def test_two_adversaries_at_once(tiny_run: MakeRun) -> None:
+    lines = train_two_steps(
+        tiny_run(
+            adversaries=[
+                {"name": "early", "weight": 0.5, "latents": {"use": "hidden_state", "layer": 1},
+                 "divergence": {"use": "mse"}, "adversary": {"weight_warmup_ratio": 0}},
+                {"name": "late", "latents": {"use": "pooled"}, "divergence": {"use": "ragan"},
+                 "discriminator": {"use": "linear"}, "adversary": {"weight_warmup_ratio": 0}},
+            ]
+        )
+    )
+    assert lines[0]["adversary/early/weight"] == 0.5
+    assert lines[0]["adversary/late/weight"] == 1.0
+
+
+def test_lora_trains_adapters_against_the_base_model(tiny_run: MakeRun, tiny_model: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run_file = tiny_run(
+        model={"path": str(tiny_model), "lora": {"r": 2, "alpha": 4}},
+        latents={"use": "hidden_state"},
+        divergence={"use": "ragan"},
+        discriminator={"use": "mlp", "hidden_dim": 8},
+        adversary={"weight_warmup_ratio": 0},
+    )
+    lines = train_two_steps(run_file)
+    assert lines[0]["rewards/margins"] == 0.0
+    assert lines[1]["rewards/margins"] != 0.0
+    saved = Path(run_file["output_dir"]) / "policy"
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {p.name for p in saved.iterdir()}
+    AutoModelForCausalLM.from_pretrained(saved)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    adapted = PeftModel.from_pretrained(base, saved)
+    assert any("lora_B" in name and bool(weight.any()) for name, weight in adapted.named_parameters())
+
+
+def test_bfloat16_computes_in_half_and_keeps_whole_weights(tiny_run: MakeRun, tiny_model: Path) -> None:
+    from safetensors.torch import load_file
+
+    run_file = tiny_run(
+        model={"path": str(tiny_model), "dtype": "bfloat16"},
+        latents={"use": "hidden_state"},
+        divergence={"use": "ragan"},
+        discriminator={"use": "transformer", **SMALL["transformer"]},
+    )
+    train_two_steps(run_file)
+    weights = load_file(Path(run_file["output_dir"]) / "policy" / "model.safetensors")
+    assert {str(weight.dtype) for weight in weights.values()} == {"torch.float32"}
+
+
+def test_a_discriminator_without_features_answers_with_the_paired_score(
+    tiny_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "plain_critic.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "from ganpo_core import Discriminator, hookimpl\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.line = nn.Linear(width, 1)\n"
+        "    def forward(self, states, mask):\n"
+        "        scores = self.line(states).squeeze(-1).masked_fill(~mask, 0)\n"
+        "        return scores.sum(1) / mask.sum(1).clamp(min=1)\n"
+        "@dataclass(frozen=True)\n"
+        "class Plain(Discriminator):\n"
+        "    def build(self, latent_dim):\n"
+        "        return Net(latent_dim)\n"
+        "@hookimpl\n"
+        "def ganpo_discriminators():\n"
+        "    return {'plain': Plain}\n"
+    )
+    sections = {
+        "plugins": [str(plugin)],
+        "latents": {"use": "hidden_state"},
+        "divergence": {"use": "ragan"},
+        "discriminator": {"use": "plain"},
+    }
+    train_two_steps(tiny_run(**sections))
+    assert "Plain offers no features, so the policy answers with form: paired_score" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"adversary\.form: feature_matching needs a critic that offers `features"):
+        train_two_steps(
+            tiny_run(**sections, adversary={"form": "feature_matching"}, output_dir=str(tmp_path / "other"))
+        )
