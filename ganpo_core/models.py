@@ -154,6 +154,11 @@ def _load(config: ModelConfig, path: str) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
+        raise ConfigError(
+            f"model.path: '{path}' holds no .safetensors weights; pickled ones (.bin, .pt) are refused, since reading "
+            "them runs code. Save the model again with transformers' save_pretrained"
+        )
     logging.disable_progress_bar()  # the run has one of its own
     options: dict[str, Any] = {"revision": config.revision, "use_safetensors": True}
     if config.attention != "auto":

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ganpo_core.components import Discriminator
 from ganpo_core.testing.expect import (
-    GARBAGE,
     expect,
     expect_component,
     expect_finite,
@@ -19,11 +18,10 @@ from ganpo_core.testing.expect import (
     expect_tensor,
     gradients,
 )
+from ganpo_core.testing.samples import LENGTHS, NUM_POSITIONS, ragged_latents, wider, with_garbage
 from ganpo_core.types import Latents
 
-NUM_ROWS, NUM_POSITIONS = 5, 7
-LENGTHS = (3, 7, 1, 5, 0)
-"""Of the rows; the last is empty."""
+NUM_ROWS = len(LENGTHS)
 SLACK = 1.01
 """What a measured slope may exceed 1 by: spectral norms are running estimates from below."""
 
@@ -76,14 +74,14 @@ class _Check:
     def only_valid_positions_count(self) -> None:
         module, latents = self.module(), self.latents()
         scores = module(latents.states, latents.mask)
-        spoiled = latents.states.masked_fill(~latents.mask[..., None], GARBAGE).requires_grad_()
+        spoiled = with_garbage(latents).states.requires_grad_()
         others = module(spoiled, latents.mask)
         expect_same(others, scores, self.where, "no change from garbage in masked positions")
         expect(
             gradients(others, [spoiled])[0][~latents.mask].eq(0).all(), self.where, "no gradient at masked positions"
         )
-        wider = module(nn.functional.pad(latents.states, (0, 0, 0, 3)), nn.functional.pad(latents.mask, (0, 3)))
-        expect_same(wider, scores, self.where, "no change from more padding")
+        longer = wider(latents)
+        expect_same(module(longer.states, longer.mask), scores, self.where, "no change from more padding")
 
     def rows_are_independent(self) -> None:
         module, latents = self.module(), self.latents()
@@ -116,7 +114,7 @@ class _Check:
             list(found.shape),
         )
         expect_tensor(found, [NUM_ROWS, *found.shape[1:]], where, "features")
-        spoiled = features(latents.states.masked_fill(~latents.mask[..., None], GARBAGE), latents.mask)
+        spoiled = features(with_garbage(latents).states, latents.mask)
         counted = latents.mask if found.shape[1] == NUM_POSITIONS else latents.mask.any(1, keepdim=True)
         expect_same(spoiled[counted], found[counted], where, "no change from garbage in masked positions")
         if score is not None:
@@ -134,7 +132,7 @@ class _Check:
         for scale in (0.1, 1.0, 10.0):
             states = (latents.states * scale).requires_grad_()
             (gradient,) = gradients(module(states, latents.mask), [states])
-            slope = float((latents.mask.sum(1).sqrt() * gradient.square().sum((1, 2)).sqrt()).max())
+            slope = (latents.mask.sum(1).sqrt() * gradient.square().sum((1, 2)).sqrt()).max().item()
             expect(slope <= SLACK, self.where, "a slope of at most 1, since `lipschitz` is True", f"{slope:.4g}")
 
     def module(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
@@ -146,7 +144,4 @@ class _Check:
         return module.to(dtype).eval()
 
     def latents(self, dtype: torch.dtype = torch.float64) -> Latents:
-        generator = torch.Generator().manual_seed(0)
-        shape = (NUM_ROWS, NUM_POSITIONS, self.latent_dim)
-        states = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-        return Latents(states, torch.arange(NUM_POSITIONS) < torch.tensor(LENGTHS)[:, None])
+        return ragged_latents(self.latent_dim, dtype=dtype)

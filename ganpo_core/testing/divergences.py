@@ -1,28 +1,11 @@
-"""The contract of a divergence, checked. Shape suffixes: N rows, S positions, H latent width."""
+"""The contract of a divergence, checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
-
 from ganpo_core.components import Divergence
-from ganpo_core.testing.expect import (
-    GARBAGE,
-    expect,
-    expect_component,
-    expect_finite,
-    expect_gradcheck,
-    expect_same,
-    expect_tensor,
-    gradients,
-)
-from ganpo_core.types import Latents, Scores
-
-NUM_ROWS, NUM_POSITIONS, WIDTH = 5, 6, 4
-LENGTHS = (3, 6, 1, 4, 0)
-"""Of the rows; the last is empty."""
+from ganpo_core.testing.distances import DistanceCheck
+from ganpo_core.testing.expect import expect_component
+from ganpo_core.testing.games import GameCheck
 
 
 def check_divergence(divergence: Divergence, *, additive: bool = True) -> None:
@@ -33,7 +16,7 @@ def check_divergence(divergence: Divergence, *, additive: bool = True) -> None:
     """
     expect_component(divergence, Divergence)
     if divergence.needs_critic:
-        game = _Game(divergence)
+        game = GameCheck(divergence)
         game.options_agree()
         game.values_are_finite()
         game.gradients_are_right()
@@ -46,7 +29,7 @@ def check_divergence(divergence: Divergence, *, additive: bool = True) -> None:
         game.equal_groups_show_no_divergence()
         game.penalty_and_projection_are_sound()
     else:
-        direct = _Direct(divergence)
+        direct = DistanceCheck(divergence)
         direct.values_are_finite()
         direct.equal_latents_are_at_rest()
         direct.only_valid_positions_count()
@@ -54,252 +37,3 @@ def check_divergence(divergence: Divergence, *, additive: bool = True) -> None:
         direct.gradients_are_right()
         if additive:
             direct.distance_is_a_mean_over_positions()
-
-
-@dataclass(frozen=True)
-class _Game:
-    divergence: Divergence
-
-    @property
-    def name(self) -> str:
-        return type(self.divergence).__name__
-
-    def options_agree(self) -> None:
-        proper = self.divergence.allows_cross or self.divergence.cross_weight == 0
-        expect(proper, self.name, "cross_weight 0 where allows_cross is False", self.divergence.cross_weight)
-        expect(bool(self.divergence.forms), self.name, "at least one form of policy_loss in `forms`")
-
-    def values_are_finite(self) -> None:
-        for dtype, scale in ((torch.float32, 1.0), (torch.float64, 1.0), (torch.bfloat16, 1.0), (torch.float32, 1e4)):
-            for sign in (1, -1):
-                high, low = self.random_scores(0, dtype, sign * scale), self.random_scores(1, dtype, -sign * scale)
-                for where, value in self.losses(high, low).items():
-                    expect_tensor(value, [], where, f"a loss at scores near {scale:g}")
-                    for gradient in gradients(value, [high.values, low.values]):
-                        expect_finite(gradient, where, f"gradients at scores near {scale:g}")
-                for where, value in self.losses(high, low).items():
-                    expect(torch.equal(value, self.losses(high, low)[where]), where, "the same value when called again")
-
-    def gradients_are_right(self) -> None:
-        high, low = self.random_scores(0), self.random_scores(1)
-        for where in self.losses(high, low):
-
-            def loss(high_N: Tensor, low_N: Tensor, where: str = where) -> Tensor:
-                return self.losses(Scores(high_N, high.valid, high.mean), Scores(low_N, low.valid, low.mean))[where]
-
-            expect_gradcheck(loss, [high.values, low.values], where)
-
-    def only_valid_rows_count(self) -> None:
-        high, low = self.random_scores(0), self.random_scores(1)
-        wrong = self.losses(*(Scores(s.values.masked_fill(~s.valid, GARBAGE), s.valid, s.mean) for s in (high, low)))
-        none = torch.zeros_like(high.valid)
-        empty = self.losses(Scores(high.values, none, high.mean), Scores(low.values, none, low.mean))
-        for where, value in self.losses(high, low).items():
-            expect_same(wrong[where], value, where, "no change from garbage in rows that are not valid")
-            expect_finite(empty[where], where, "value where no row is valid")
-
-    def order_of_rows_does_not_matter(self) -> None:
-        high, low = self.random_scores(0), self.random_scores(1)
-        order = torch.tensor([4, 2, 0, 1, 3])
-        moved = self.losses(_rows(high, order), _rows(low, order))
-        for where, value in self.losses(high, low).items():
-            expect_same(moved[where], value, where, "no change when both groups are put into another order")
-
-    def losses_are_means_over_rows(self) -> None:
-        high, low = self.random_scores(0), self.random_scores(1)
-        first, second = torch.arange(1), torch.arange(1, 4)  # of the four valid rows
-        parts = [self.losses(_rows(high, index), _rows(low, index)) for index in (first, second)]
-        for where, value in self.losses(high, low).items():
-            expected = (
-                "micro-batches weighted by their rows to add up (if they cannot, `check_divergence(…, additive=False)`)"
-            )
-            expect_same(parts[0][where] / 4 + 3 * parts[1][where] / 4, value, where, expected)
-
-    def the_critic_learns_the_order(self) -> None:
-        where = f"{self.name}.critic_loss"
-        right = self.divergence.critic_loss(_constant(1.0), _constant(-1.0))
-        wrong = self.divergence.critic_loss(_constant(-1.0), _constant(1.0))
-        expected = "high scores above low ones to cost less than the reverse"
-        expect(right < wrong, where, expected, f"{float(right):.4g} and {float(wrong):.4g}")
-        high, low = _constant(0.0), _constant(0.0)
-        up, down = gradients(self.divergence.critic_loss(high, low), [high.values, low.values])
-        expected = "descent from equal scores to raise the high ones above the low ones"
-        expect(up.sum() < down.sum(), where, expected, f"gradients {float(up.sum()):.4g} and {float(down.sum()):.4g}")
-
-    def the_policy_is_pulled_to_the_anchor(self) -> None:
-        for form in self.divergence.forms:
-            policy, anchor = _constant(-1.0), _constant(0.5)
-            (gradient,) = gradients(self.divergence.policy_loss(policy, anchor, form), [policy.values])
-            where = f"{self.name}.policy_loss in form {form}"
-            expected = "descent to raise policy scores that lie below the anchor's"
-            expect(gradient.lt(0).all(), where, expected, f"gradients {gradient.tolist()}")
-
-    def equal_groups_show_no_divergence(self) -> None:
-        where = f"{self.name}.estimate"
-        for level in (-2.0, 0.0, 0.5, 2.0):
-            scores = self.random_scores(0)
-            values = scores.values.detach() + level
-            mean = None if scores.mean is None else scores.average(values)
-            same = Scores(values, scores.valid, mean)
-            estimate = float(self.divergence.estimate(same, same))
-            expect(
-                estimate <= 1e-9, where, "nothing above 0 for two equal groups, whatever the critic", f"{estimate:.4g}"
-            )
-
-    def penalty_and_projection_are_sound(self) -> None:
-        where = f"{self.name}.penalty"
-        for dtype in (torch.float32, torch.float64):
-            critic = _small_critic(dtype)
-            anchor, policy = _latents(0, dtype), _latents(1, dtype)
-            values = []
-            for spoil in (False, True):
-                torch.manual_seed(0)
-                groups = (_with_garbage(anchor), _with_garbage(policy)) if spoil else (anchor, policy)
-                value = self.divergence.penalty(critic, *groups)
-                if value is not None:
-                    expect_tensor(value, [], where, "a scalar")
-                    for gradient in gradients(value, list(critic.parameters())):
-                        expect_finite(gradient, where, "gradients")
-                    values.append(value)
-            if values:
-                expect_same(values[1], values[0], where, "no change from garbage in masked positions", 1e-6)
-        critic = _small_critic(torch.float32)
-        with torch.no_grad():
-            self.divergence.project(critic)
-            once = [weight.clone() for weight in critic.parameters()]
-            self.divergence.project(critic)
-        for weight, before in zip(critic.parameters(), once, strict=True):
-            expect_finite(weight, f"{self.name}.project", "weights")
-            expect(torch.equal(weight, before), f"{self.name}.project", "no change when called twice")
-
-    def losses(self, high: Scores, low: Scores) -> dict[str, Tensor]:
-        """Every scalar of the game, by the method that gives it; `high` stands for the anchor, `low` for the policy."""
-        return {
-            f"{self.name}.critic_loss": self.divergence.critic_loss(high, low),
-            f"{self.name}.estimate": self.divergence.estimate(high, low),
-            **{
-                f"{self.name}.policy_loss in form {form}": self.divergence.policy_loss(low, high, form)
-                for form in self.divergence.forms
-            },
-        }
-
-    def random_scores(self, seed: int, dtype: torch.dtype = torch.float64, level: float = 0.0) -> Scores:
-        """Four valid rows and one that is not, with a baseline where the divergence declares one."""
-        generator = torch.Generator().manual_seed(seed)
-        values = (torch.randn(NUM_ROWS, generator=generator, dtype=torch.float64) + level).to(dtype).requires_grad_()
-        mean = (torch.randn((), generator=generator, dtype=torch.float64) + level).to(dtype)
-        valid = torch.arange(NUM_ROWS) < NUM_ROWS - 1
-        return Scores(values, valid, mean if self.divergence.baseline == "group_mean" else None)
-
-
-@dataclass(frozen=True)
-class _Direct:
-    divergence: Divergence
-
-    @property
-    def where(self) -> str:
-        return f"{type(self.divergence).__name__}.distance"
-
-    def values_are_finite(self) -> None:
-        for dtype in (torch.float32, torch.bfloat16, torch.float64):
-            policy, reference = _latents(0, dtype), _latents(1, dtype)
-            policy.states.requires_grad_()
-            value = self.divergence.distance(policy, reference)
-            expect_tensor(value, [], self.where, "a scalar")
-            expect(value > 0, self.where, "a positive distance of latents that differ", float(value))
-            expect(value.requires_grad, self.where, "a distance that is differentiable in the policy's latents")
-            expect_finite(gradients(value, [policy.states])[0], self.where, "gradients")
-            again = self.divergence.distance(policy, reference)
-            expect(torch.equal(again, value), self.where, "the same value when called again")
-        none = torch.zeros_like(policy.mask)
-        empty = self.divergence.distance(Latents(policy.states, none), Latents(reference.states, none))
-        expect(empty == 0, self.where, "0 where no position is valid", float(empty))
-        expect(gradients(empty, [policy.states])[0].eq(0).all(), self.where, "no gradient where no position is valid")
-
-    def equal_latents_are_at_rest(self) -> None:
-        latents = _latents(0)
-        states = latents.states.clone().requires_grad_()
-        value = self.divergence.distance(Latents(states, latents.mask), latents)
-        expect(value.abs() < 1e-12, self.where, "0 where policy and reference agree", float(value))
-        force = float(gradients(value, [states])[0].abs().max())
-        expect(force < 1e-12, self.where, "no gradient where policy and reference agree", f"{force:.3g}")
-
-    def only_valid_positions_count(self) -> None:
-        policy, reference = _latents(0), _latents(1)
-        value = self.divergence.distance(policy, reference)
-        spoiled = Latents(_with_garbage(policy).states.requires_grad_(), policy.mask)
-        other = self.divergence.distance(spoiled, _with_garbage(reference, -GARBAGE))
-        expect_same(other, value, self.where, "no change from garbage in masked positions")
-        expect(gradients(other, [spoiled.states])[0][~policy.mask].eq(0).all(), self.where, "no gradient at padding")
-        wider = self.divergence.distance(_wider(policy), _wider(reference))
-        expect_same(wider, value, self.where, "no change from more padding")
-
-    def order_of_rows_does_not_matter(self) -> None:
-        policy, reference, order = _latents(0), _latents(1), torch.tensor([4, 2, 0, 1, 3])
-        moved = [Latents(group.states[order], group.mask[order]) for group in (policy, reference)]
-        value = self.divergence.distance(policy, reference)
-        expected = "no change when both groups are put into another order"
-        expect_same(self.divergence.distance(moved[0], moved[1]), value, self.where, expected)
-
-    def gradients_are_right(self) -> None:
-        policy, reference = _latents(0), _latents(1)
-        expect_gradcheck(
-            lambda states: self.divergence.distance(Latents(states, policy.mask), reference),
-            [policy.states],
-            self.where,
-        )
-
-    def distance_is_a_mean_over_positions(self) -> None:
-        policy, reference = _latents(0), _latents(1)
-        parts = [(rows[0], rows[1], sum(LENGTHS[rows[0] : rows[1]])) for rows in ((0, 2), (2, NUM_ROWS))]
-        total = sum(
-            self.divergence.distance(policy.rows(start, stop), reference.rows(start, stop)) * count / sum(LENGTHS)
-            for start, stop, count in parts
-        )
-        assert isinstance(total, Tensor)
-        expected = "micro-batches weighted by valid positions to add up (if they cannot, `check_divergence(…, additive=False)`)"
-        expect_same(total, self.divergence.distance(policy, reference), self.where, expected)
-
-
-class _SmallCritic(nn.Module):
-    """Two layers on the mean latent; smooth, so that a penalty can be differentiated twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(WIDTH, 8)
-        self.head = nn.Linear(8, 1)
-
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        sums = states.masked_fill(~mask[..., None], 0.0).sum(1)
-        scores: Tensor = self.head(self.body(sums / mask.sum(1, keepdim=True).clamp(min=1)).tanh())
-        return scores[:, 0].masked_fill(~mask.any(1), 0.0)
-
-
-def _small_critic(dtype: torch.dtype) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return _SmallCritic().to(dtype)
-
-
-def _latents(seed: int, dtype: torch.dtype = torch.float64) -> Latents:
-    generator = torch.Generator().manual_seed(seed)
-    states = torch.randn(NUM_ROWS, NUM_POSITIONS, WIDTH, generator=generator, dtype=torch.float64).to(dtype)
-    return Latents(states, torch.arange(NUM_POSITIONS) < torch.tensor(LENGTHS)[:, None])
-
-
-def _with_garbage(latents: Latents, garbage: float = GARBAGE) -> Latents:
-    return Latents(latents.states.masked_fill(~latents.mask[..., None], garbage), latents.mask)
-
-
-def _wider(latents: Latents) -> Latents:
-    return Latents(nn.functional.pad(latents.states, (0, 0, 0, 3), value=7.0), nn.functional.pad(latents.mask, (0, 3)))
-
-
-def _constant(value: float) -> Scores:
-    """Four valid rows of one score, which is their mean too."""
-    values = torch.full((4,), value, dtype=torch.float64, requires_grad=True)
-    return Scores(values, torch.ones(4, dtype=torch.bool), values.detach().mean())
-
-
-def _rows(scores: Scores, index: Tensor) -> Scores:
-    return Scores(scores.values[index], scores.valid[index], scores.mean)

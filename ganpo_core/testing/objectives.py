@@ -116,8 +116,8 @@ class _Check:
 
     def better_margins_cost_less(self) -> None:
         middle = self.uniform(-12.0, -12.0)
-        right = float(self.loss(self.uniform(-2.0, -22.0), middle).per_pair.mean())
-        wrong = float(self.loss(self.uniform(-22.0, -2.0), middle).per_pair.mean())
+        right = self.loss(self.uniform(-2.0, -22.0), middle).per_pair.mean().item()
+        wrong = self.loss(self.uniform(-22.0, -2.0), middle).per_pair.mean().item()
         expected = "pairs ranked right by 20 nats to cost less than pairs ranked wrong by 20 nats"
         expect(right < wrong, self.where, expected, f"{right:.4g} and {wrong:.4g}")
 
