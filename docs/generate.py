@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def blocks() -> Mapping[str, Callable[[], str]]:
 
 def options(cls: type) -> str:
     """The options of a section or a component as a table."""
-    rows = [[f"`{o.name}`", o.type, f"`{o.default}`", o.text] for o in describe_options(cls)]
+    rows = [[f"`{o.name}`", o.type, f"`{o.default}`", o.text or _inherited(cls, o.name)] for o in describe_options(cls)]
     return table(["option", "type", "default", "what it is"], rows) if rows else "No options."
 
 
@@ -82,7 +83,7 @@ def components(plugins: Plugins, kind: str) -> str:
     parts = [table(["name", "needs"], facts)]
     for name in registry:
         entry = registry[name]
-        title = f"### {kind.replace('_', ' ')} `{name}`"
+        title = f"#### {kind.replace('_', ' ')} `{name}`"
         parts += [title, inspect.getdoc(entry.component) or "", options(entry.component)]
     return "\n\n".join(parts)
 
@@ -113,6 +114,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a bar inside a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _inherited(cls: type, name: str) -> str:
+    """The text of an option that a base class defines and documents."""
+    owners = [base for base in cls.__mro__[1:] if is_dataclass(base)]
+    return next((o.text for base in owners for o in describe_options(base) if o.name == name and o.text), "")
 
 
 def _facts(component: type[Component]) -> Iterator[str]:

@@ -24,8 +24,10 @@ START_GAP = 1e-3
 
 def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: MetricSums) -> None:
     """Update critics and policy once. Raises TrainingError, with nothing updated, on a value that is not finite."""
+    for regularizer in run.regularizers:
+        regularizer.begin_step(step, len(window))
     totals = {regularizer: _totals(run, regularizer, window) for regularizer in run.regularizers}
-    ahead = [regularizer for regularizer in run.regularizers if regularizer.looks_ahead(len(window))]
+    ahead = [regularizer for regularizer in run.regularizers if regularizer.looks_ahead]
     if ahead and len(window) > 1:
         _look_ahead(run, ahead, window, totals, metrics)
     loss_parts = []
@@ -125,7 +127,7 @@ def _backward(
         latents = _latent_batch(regularizer, batch, policy, reference)
         leaf = latents.leaf()
         with run.models.autocast():
-            if num_micro_batches == 1 and regularizer.looks_ahead(1):
+            if num_micro_batches == 1 and regularizer.looks_ahead:
                 regularizer.prepare([latents.detach()], totals[regularizer], metrics)
             penalty = regularizer.penalty(leaf, totals[regularizer], metrics)
         weight = regularizer.weight(step)
@@ -180,21 +182,15 @@ def _look_ahead(
 def _latent_batch(regularizer: Regularizer, batch: PairBatch, policy: Pass, reference: Pass) -> LatentBatch:
     extractor = regularizer.plan.latents
     return LatentBatch(
-        read_latents(extractor, policy.captured, batch.tokens),
-        read_latents(extractor, reference.captured, batch.tokens).detach(),
-        _num_selected(regularizer, batch),
+        regularizer.view(read_latents(extractor, policy.captured, batch.tokens)),
+        regularizer.view(read_latents(extractor, reference.captured, batch.tokens).detach()),
+        regularizer.count(batch.tokens),
     )
 
 
 def _totals(run: Run, regularizer: Regularizer, window: Sequence[PairBatch]) -> Totals:
-    local = torch.stack([_num_selected(regularizer, batch) for batch in window]).sum(0)
+    local = torch.stack([regularizer.count(batch.tokens) for batch in window]).sum(0)
     return Totals(run.pairs_per_step, run.sum_over_processes(local))
-
-
-def _num_selected(regularizer: Regularizer, batch: PairBatch) -> Tensor:
-    """[2], positions that the extractor reads in chosen and rejected rows."""
-    selected = regularizer.plan.latents.selected(batch.tokens)
-    return selected.view(2, -1).sum(1).double()
 
 
 def _sources(run: Run) -> tuple[Source, ...]:

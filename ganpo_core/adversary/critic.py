@@ -29,7 +29,15 @@ class Judgement:
 class Critic(nn.Module):
     """One of a regularizer's two critics."""
 
-    def __init__(self, discriminator: Discriminator, latents: LatentExtractor, latent_dim: int, dtype: torch.dtype):
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        latents: LatentExtractor,
+        latent_dim: int,
+        dtype: torch.dtype,
+        iterate_in_forward: bool = False,
+    ) -> None:
+        """`iterate_in_forward` starts spectral norms cold and lets every forward pass run a power iteration."""
         super().__init__()
         self.transform = latents.build(latent_dim)
         if self.transform is not None:
@@ -38,6 +46,9 @@ class Critic(nn.Module):
         self.module = discriminator.build(latent_dim)
         self.to(dtype)
         self.dtype = dtype
+        self._iterates_in_forward = iterate_in_forward
+        if iterate_in_forward:
+            self._cool_spectral_norms()
         if discriminator.frozen:
             self.requires_grad_(False)
         self.set_dropout(True)
@@ -70,18 +81,27 @@ class Critic(nn.Module):
         return Judgement(scores, valid, found)
 
     def set_dropout(self, on: bool) -> None:
-        """Train or evaluation mode, except for spectral norms, which iterate in `step_spectral_norms` alone."""
+        """Train or evaluation mode; spectral norms iterate in `step_spectral_norms` alone, unless asked otherwise."""
         self.train(on)
         for _, _, norm in self._spectral_norms():
-            norm.eval()
+            norm.train(on and self._iterates_in_forward)
 
     @torch.no_grad()
     def step_spectral_norms(self) -> None:
         """One power iteration of every spectral norm; called once per optimizer step."""
+        if self._iterates_in_forward:
+            return
         for module, name, norm in self._spectral_norms():
             norm.train()
             getattr(module, name)  # reading the weight runs the iteration
             norm.eval()
+
+    @torch.no_grad()
+    def _cool_spectral_norms(self) -> None:
+        """Random singular vectors, as before any power iteration."""
+        for _, _, norm in self._spectral_norms():
+            for vector in norm.buffers():
+                vector.copy_(torch.nn.functional.normalize(torch.randn_like(vector), dim=0))
 
     def _spectral_norms(self) -> list[tuple[nn.Module, str, nn.Module]]:
         return [

@@ -25,7 +25,7 @@ from ganpo_core.adversary.means import CROSS, GROUPS, OWN, POLICY, RunningMeans
 from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Regularizer, Totals, reduce_sides
 from ganpo_core.config import AdversaryPlan
 from ganpo_core.errors import TrainingError
-from ganpo_core.types import Latents, Scores
+from ganpo_core.types import Latents, Scores, TokenMap
 
 if TYPE_CHECKING:
     from ganpo_core.metrics import MetricSums
@@ -74,17 +74,18 @@ class CriticGame(Regularizer):
         self._alternates = config.schedule == "alternating"
         self._shares_pass = not self._alternates and config.dropout == "both"
         self._has_means = plan.divergence.baseline == "group_mean" or config.form == "anchor_score"
+        self._waits_for_step = config.means_clock == "step"
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def looks_ahead(self, num_micro_batches: int) -> bool:
+    @property
+    def looks_ahead(self) -> bool:
         """Baselines that depend on the whole step, and critics that move first, need a pass of their own."""
-        waits = self._has_means and self.means.needs_step_sums
-        return self._alternates or (waits and num_micro_batches > 1)
+        return self._alternates or (self._settles_first and self.num_micro_batches > 1)
 
     def prepare(self, window: Sequence[LatentBatch], totals: Totals, metrics: MetricSums) -> None:
         """Settle the step's baselines from all of its scores; with `alternating`, train the critics on them."""
-        if self._has_means and self.means.needs_step_sums and len(window) > 1:
+        if self._settles_first and len(window) > 1:
             with torch.no_grad():
                 for batch in window:
                     self._count(self._judge_sides(batch))
@@ -100,67 +101,100 @@ class CriticGame(Regularizer):
             sides = self._judge_sides(batch)
             self._train_critics(batch, sides, totals, metrics)
         if not self._shares_pass:
-            for critic in self.critics:
-                critic.set_dropout(self.plan.config.dropout == "both")
-            sides = self._judge_sides(batch, cross=False)
-            for critic in self.critics:
-                critic.set_dropout(True)
-        answers = [self._answer(side, sides[side], totals.pair_share(batch), batch, totals) for side in range(2)]
-        for side, answer in enumerate(answers):
-            metrics.add_part(f"{self.prefix}/{SIDES[side]}/policy_loss", answer)
+            sides = self._judge_for_policy(batch)
+        answers = [self._answer(index, side, batch, totals) for index, side in enumerate(sides)]
+        for index, answer in enumerate(answers):
+            metrics.add_part(f"{self.prefix}/{SIDES[index]}/policy_loss", answer)
         return reduce_sides(answers, self.plan)
 
     def finish_step(self) -> None:
         """Step the critics (unless they moved first) and commit the running means."""
         if not self._alternates:
             self._step_critics()
-        if self._has_means:
+        if self._has_means and self._waits_for_step:
             assert self._sums_KG2 is not None
-            self.means.commit(self._sums_KG2 if self._settled else self._reduce(self._sums_KG2))
+            self.means.commit(self._sums_KG2 if self._settled else self._reduced(self._sums_KG2))
         self._sums_KG2 = self._baselines_KG = None
+
+    def view(self, latents: Latents) -> Latents:
+        """Without a mask, padding is scored too: the released script's oddity."""
+        return latents if self.plan.config.masked else Latents(latents.states, torch.ones_like(latents.mask))
+
+    def count(self, tokens: TokenMap) -> Tensor:
+        """As the base class, but all positions without a mask."""
+        if self.plan.config.masked:
+            return super().count(tokens)
+        return torch.full((2,), tokens.valid.numel() / 2, dtype=torch.float64, device=tokens.valid.device)
 
     # -- scores ------------------------------------------------------------------------------------------------------
 
     def _judge_sides(self, batch: LatentBatch, cross: bool = True) -> tuple[SideScores, SideScores]:
         """Each critic's scores of its groups, in one forward pass a critic."""
         cross = cross and self.plan.cross_weight > 0
-        features = self.plan.config.form == "feature_matching"
-        return (self._judge(batch, 0, cross, features), self._judge(batch, 1, cross, features))
+        return (self._judge(batch, 0, cross), self._judge(batch, 1, cross))
 
-    def _judge(self, batch: LatentBatch, side: int, cross: bool, features: bool) -> SideScores:
-        anchor, policy = batch.reference_side(side), batch.policy_side(side)
-        groups = [anchor, policy, batch.reference_side(1 - side)] if cross else [anchor, policy]
-        judged = self.critics[side](_stack(groups), features)
+    def _judge_for_policy(self, batch: LatentBatch) -> tuple[SideScores, SideScores]:
+        """A pass of its own for the policy's answer, with the critics' dropout as configured."""
+        for critic in self.critics:
+            critic.set_dropout(self.plan.config.dropout == "both")
+        sides = self._judge_sides(batch, cross=False)
+        for critic in self.critics:
+            critic.set_dropout(True)
+        return sides
+
+    def _judge(self, batch: LatentBatch, side: int, cross: bool) -> SideScores:
+        groups = [batch.reference_side(side), batch.policy_side(side)]
+        if cross:
+            groups.append(batch.reference_side(1 - side))
+        judged = self.critics[side](_stack(groups), self.plan.config.form == "feature_matching")
         parts = _split(judged, len(groups))
         return SideScores(parts[OWN], parts[POLICY], parts[CROSS] if cross else None)
 
-    def _count(self, sides: Sequence[SideScores]) -> None:
-        """Add this micro-batch's scores to the step's (sum, count) table, [K, G, 2]."""
+    # -- baselines ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _settles_first(self) -> bool:
+        """True where this step's baselines depend on its own scores."""
+        return self._has_means and self._waits_for_step and self.means.needs_step_sums
+
+    @property
+    def _settled(self) -> bool:
+        return self._baselines_KG is not None
+
+    def _reduced(self, sums_KG2: Tensor) -> Tensor:
+        return self._reduce(sums_KG2) if self.plan.config.means_reduce == "global" else sums_KG2
+
+    def _count(self, sides: Sequence[SideScores]) -> Tensor:
+        """Add this micro-batch's scores to the step's (sum, count) table, [K, G, 2]; returns its own."""
         table = self.means.values_KG.new_zeros(2, 3, 2)
         for index, side in enumerate(sides):
             for group, judged in side.groups().items():
                 values = judged.scores.detach().masked_fill(~judged.valid, 0.0)
                 table[index, group] = torch.stack([values.sum(), judged.valid.sum().to(values)]).to(table)
         self._sums_KG2 = table if self._sums_KG2 is None else self._sums_KG2 + table
+        return table
 
     def _settle(self) -> None:
-        """Fix the step's baselines from the sums counted so far, over all processes."""
+        """Fix the step's baselines from the sums counted so far."""
         assert self._sums_KG2 is not None
-        self._sums_KG2 = self._reduce(self._sums_KG2)
+        self._sums_KG2 = self._reduced(self._sums_KG2)
         self._baselines_KG = self.means.for_step(self._sums_KG2)
 
-    @property
-    def _settled(self) -> bool:
-        return self._baselines_KG is not None
-
-    def _baselines(self, sides: Sequence[SideScores]) -> Tensor:
-        """[K, G] for this micro-batch; counts its scores unless the whole step has been counted already."""
+    def _observe(self, sides: Sequence[SideScores]) -> None:
+        """Let a micro-batch's scores count, once, and settle the baselines where they wait for nothing more."""
         if not self._has_means:
-            return self.means.values_KG
-        if not self._settled:
+            return
+        if not self._waits_for_step:
+            table = self._reduced(self._count(sides))
+            self._baselines_KG = self.means.for_step(table)
+            self.means.commit(table)
+        elif not self._settled:
             self._count(sides)
             if self.means.needs_step_sums:  # the step is this one micro-batch, else `prepare` would have settled it
                 self._settle()
+
+    @property
+    def _current_KG(self) -> Tensor:
         return self.means.values_KG if self._baselines_KG is None else self._baselines_KG
 
     # -- losses ------------------------------------------------------------------------------------------------------
@@ -170,9 +204,10 @@ class CriticGame(Regularizer):
     ) -> None:
         """Accumulate the critics' gradients of this micro-batch, and note how they are doing."""
         share = totals.pair_share(batch)
-        means_KG = self._baselines(sides)
+        live = self.means.live_shares() if self.plan.config.means_detach == "policy" else (0.0, 0.0, 0.0)
+        self._observe(sides)
         for index, side in enumerate(sides):
-            loss, parts = self._critic_loss(index, side, means_KG[index], batch)
+            loss, parts = self._critic_loss(index, side, live, batch)
             for name, value in parts.items():
                 metrics.add_part(f"{self.prefix}/{SIDES[index]}/{name}", value.detach() * share)
             self._note_scores(index, side, metrics)
@@ -185,15 +220,17 @@ class CriticGame(Regularizer):
                     weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
     def _critic_loss(
-        self, index: int, side: SideScores, means_G: Tensor, batch: LatentBatch
+        self, index: int, side: SideScores, live: tuple[float, float, float], batch: LatentBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        plan = self.plan
-        anchor, policy = _scores(side.anchor, means_G[OWN]), _scores(side.policy, means_G[POLICY])
+        plan, means_G = self.plan, self._current_KG[index]
+        anchor = _scores(side.anchor, means_G[OWN], live[OWN])
+        policy = _scores(side.policy, means_G[POLICY], live[POLICY])
         own = plan.divergence.critic_loss(anchor, policy)
         parts = {"critic_loss_own": own, "estimate": plan.divergence.estimate(anchor, policy)}
         loss = own
         if side.cross is not None:
-            parts["critic_loss_cross"] = plan.divergence.critic_loss(policy, _scores(side.cross, means_G[CROSS]))
+            cross = _scores(side.cross, means_G[CROSS], live[CROSS])
+            parts["critic_loss_cross"] = plan.divergence.critic_loss(policy, cross)
             loss = loss + plan.cross_weight * parts["critic_loss_cross"]
         loss = plan.config.critic_scale * loss
         extra = plan.divergence.penalty(
@@ -204,7 +241,7 @@ class CriticGame(Regularizer):
             loss = loss + extra
         return loss, {**parts, "critic_loss": loss}
 
-    def _answer(self, index: int, side: SideScores, share: float, batch: LatentBatch, totals: Totals) -> Tensor:
+    def _answer(self, index: int, side: SideScores, batch: LatentBatch, totals: Totals) -> Tensor:
         """One critic's part of the penalty; gradients reach the policy's latents alone."""
         plan, form = self.plan, self.plan.config.form
         if form == "feature_matching":
@@ -212,7 +249,7 @@ class CriticGame(Regularizer):
             assert features is not None
             distance = _feature_distance(side.anchor, side.policy, batch.policy_side(index).mask)
             return distance * totals.share(batch, index, features.shape[1])
-        means_G = self._baselines_KG[index] if self._baselines_KG is not None else self.means.values_KG[index]
+        share, means_G = totals.pair_share(batch), self._current_KG[index]
         mine = _scores(side.policy, means_G[POLICY])
         own = Scores(side.anchor.scores.detach(), side.anchor.valid, means_G[OWN])
         if form == "paired_score":
@@ -233,6 +270,9 @@ class CriticGame(Regularizer):
     # -- the critics' own step ---------------------------------------------------------------------------------------
 
     def _step_critics(self) -> None:
+        if (self.step + 1) % self.plan.config.step_every:
+            self._drop_gradients()
+            return
         weights = [weight for critic in self.critics for weight in critic.parameters() if weight.grad is not None]
         if not weights or self.optimizer is None:
             return
@@ -251,11 +291,15 @@ class CriticGame(Regularizer):
                 nn.utils.clip_grad_norm_(critic.parameters(), self.plan.config.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         with torch.no_grad():
             for critic in self.critics:
                 critic.step_spectral_norms()
                 self.plan.divergence.project(critic)
+
+    def _drop_gradients(self) -> None:
+        for critic in self.critics:
+            critic.zero_grad(set_to_none=True)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -320,8 +364,13 @@ def _plain_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
     return {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr") if key in schedule}
 
 
-def _scores(judged: Judgement, mean: Tensor) -> Scores:
-    return Scores(judged.scores, judged.valid, mean)
+def _scores(judged: Judgement, mean: Tensor, live: float = 0.0) -> Scores:
+    """A group with its baseline; `live` is the part of the baseline through which the loss is differentiated."""
+    scores = Scores(judged.scores, judged.valid, mean)
+    if not live:
+        return scores
+    average = scores.average(scores.values)
+    return Scores(judged.scores, judged.valid, mean + live * (average - average.detach()))
 
 
 def _stack(groups: Sequence[Latents]) -> Latents:

@@ -41,6 +41,14 @@ class RunningMeans:
             return torch.cat([running_KG[:, : OWN + 1], batch_KG[:, OWN + 1 :]], dim=1)
         return running_KG
 
+    def live_shares(self) -> tuple[float, float, float]:
+        """How much of each group's baseline is the mean of the scores at hand, in `for_step` of these scores."""
+        updated = self.config.means_order == "update_then_use"
+        running = (1 - self.config.means_decay if updated else 0.0) if self.started else 1.0
+        kept = {"all": (True, True, True), "anchors": (True, False, False), "none": (False, False, False)}
+        own, policy, cross = (running if is_running else 1.0 for is_running in kept[self.config.means])
+        return own, policy, cross
+
     def commit(self, sums_KG2: Tensor) -> None:
         """Let a finished step's scores enter the means."""
         self.values_KG = self._updated(self._batch_means(sums_KG2))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.config import AdversaryPlan
-from ganpo_core.types import Latents
+from ganpo_core.types import Latents, TokenMap
 
 if TYPE_CHECKING:
     from ganpo_core.metrics import MetricSums
@@ -79,6 +79,7 @@ class Regularizer:
     def __init__(self, plan: AdversaryPlan, max_steps: int) -> None:
         self.plan = plan
         self.prefix = "adversary" if plan.name == "latent" else f"adversary/{plan.name}"
+        self.step, self.num_micro_batches = 0, 1
         self._warmup = round(plan.config.weight_warmup_ratio * max_steps)
 
     def weight(self, step: int) -> float:
@@ -86,9 +87,22 @@ class Regularizer:
         growth = min(1.0, step / self._warmup) if self._warmup else 1.0
         return self.plan.config.weight * growth
 
-    def looks_ahead(self, num_micro_batches: int) -> bool:
+    def begin_step(self, step: int, num_micro_batches: int) -> None:
+        """Called before a step's first micro-batch."""
+        self.step, self.num_micro_batches = step, num_micro_batches
+
+    @property
+    def looks_ahead(self) -> bool:
         """True where this step's latents are needed once more, before the pass that trains the policy."""
         return False
+
+    def view(self, latents: Latents) -> Latents:
+        """The latents as this regularizer sees them."""
+        return latents
+
+    def count(self, tokens: TokenMap) -> Tensor:
+        """[2], positions compared in the chosen and in the rejected rows."""
+        return self.plan.latents.selected(tokens).view(2, -1).sum(1).double()
 
     def prepare(self, window: Sequence[LatentBatch], totals: Totals, metrics: MetricSums) -> None:
         """See the latents of the whole step first."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ganpo_core.config.document import Document, override, read_document, split_override
 from ganpo_core.config.paths import resolve_paths
 from ganpo_core.config.presets import EXCLUSIVE, PRESETS
-from ganpo_core.config.rules import plan_notes, plan_problems
+from ganpo_core.config.rules import plan_notes, plan_problems, step_problems
 from ganpo_core.config.run import AdversaryPlan, RunConfig, options_of
 from ganpo_core.config.sections import AdversaryConfig, DataConfig, ModelConfig, TrainingConfig
 from ganpo_core.errors import ConfigError, PluginError
@@ -66,6 +66,12 @@ class _Reader:
             for path, message in path_problems:
                 self.problem(path, message)
         if self.problems or not (model and data and training and objective and output_dir):
+            raise ConfigError(self.problems)
+        for path, plan in plans:
+            prefix = f"{path}." if path else ""
+            for where, message in step_problems(plan, training.gradient_accumulation_steps):
+                self.problem(f"{prefix}{where}", f"{prefix}{message}")
+        if self.problems:
             raise ConfigError(self.problems)
         output = (self.folder / output_dir).resolve()
         resolved: dict[str, object] = {

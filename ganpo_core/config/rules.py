@@ -34,6 +34,21 @@ def plan_problems(plan: AdversaryPlan, uses: Mapping[str, str | None]) -> Iterat
         yield "adversary.form", f"divergence '{name}' has no form '{config.form}'; it offers: {known}"
 
 
+def step_problems(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[tuple[str, str]]:
+    """(path, message) of options that contradict how a step is put together."""
+    config = plan.config
+    if not plan.divergence.needs_critic:
+        return
+    if config.means_detach == "policy" and num_micro_batches > 1 and config.means_clock == "step":
+        yield (
+            "adversary.means_detach",
+            "means_detach: policy differentiates through the means of a whole step, which its micro-batches cannot; "
+            "set gradient_accumulation_steps: 1, or means_clock: micro",
+        )
+    if config.schedule == "legacy" and config.step_every > 1:
+        yield "adversary.step_every", "schedule: legacy has a step rule of its own; remove step_every"
+
+
 def plan_notes(plan: AdversaryPlan) -> Iterator[str]:
     """What a user should know about a combination that is allowed."""
     if plan.config.weight == 0:

@@ -106,12 +106,15 @@ class DataConfig(Section):
 class AdversaryConfig(Section):
     """How the discriminators are trained and how the policy answers them."""
 
-    preset: Literal["ganpo", "paper"] = "ganpo"
+    preset: Literal["ganpo", "paper", "paper_alg1", "official"] = "ganpo"
     """A named bundle of options; a key in the file wins over it."""
     weight: NonNegativeFloat = 1.0
     """Of the penalty in `objective + weight * penalty`; 0 is plain preference optimisation, bit for bit."""
-    weight_mode: Literal["fixed"] = "fixed"
-    """The weight is the number given."""
+    weight_mode: Literal["fixed", "grad_ratio"] = "fixed"
+    """The number given, or less of it: `grad_ratio` lowers it until the penalty's gradient at the latents is at most
+    `grad_ratio` times the objective's."""
+    grad_ratio: PositiveFloat = 0.02
+    """Largest ratio of the two gradients under `weight_mode: grad_ratio`; above 0.1 it has done harm."""
     weight_warmup_ratio: Probability = 0.1
     """Share of the steps over which the weight grows linearly from 0."""
     form: GeneratorForm = "feature_matching"
@@ -127,11 +130,25 @@ class AdversaryConfig(Section):
     means_start: Literal["zero", "first"] = "first"
     """What running means start from: 0, or the first optimizer step's means."""
     means_decay: Fraction = 0.9
-    """Of the running means, once per optimizer step, over all processes."""
+    """Of the running means."""
+    means_clock: Literal["step", "micro"] = "step"
+    """Whether running means move once per optimizer step or once per micro-batch; only `step` makes accumulation exact."""
+    means_reduce: Literal["global", "local"] = "global"
+    """Whether means are over all processes or over this one."""
+    means_detach: Literal["both", "policy"] = "both"
+    """Whose losses treat means as constants: the critics' too, or the policy's alone."""
     means_order: Literal["use_then_update", "update_then_use"] = "use_then_update"
     """Whether a step sees the running means before or after its own scores entered them."""
-    schedule: Literal["simultaneous", "alternating"] = "simultaneous"
-    """Critics and policy from the same scores, or the critics first and the policy against the updated critics."""
+    schedule: Literal["simultaneous", "alternating", "legacy"] = "simultaneous"
+    """Critics and policy from the same scores; or the critics first and the policy against the updated critics, with
+    another forward pass of the step where gradients accumulate; or the released script's step rule."""
+    step_every: PositiveInt = 1
+    """The critics step once in so many optimizer steps, on the last step's gradient."""
+    masked: bool = True
+    """Critics see valid positions only; false also scores padding, as the released script does."""
+    spectral_norm: Literal["step", "forward"] = "step"
+    """Power iterations of spectral norms: one per optimizer step from a warm start, or one per forward pass from a cold
+    start."""
     dropout: Literal["both", "critic"] = "both"
     """Whether the critics' dropout is on in the policy's pass too, or in their own pass only."""
     learning_rate: PositiveFloat | None = None

@@ -27,7 +27,8 @@ def check_divergence(divergence: Divergence, *, additive: bool = True) -> None:
         game.the_critic_learns_the_order()
         game.the_policy_is_pulled_to_the_anchor()
         game.equal_groups_show_no_divergence()
-        game.penalty_and_projection_are_sound()
+        game.penalty_is_finite_and_sees_no_padding()
+        game.projection_settles_at_once()
     else:
         direct = DistanceCheck(divergence)
         direct.values_are_finite()
