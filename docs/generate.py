@@ -63,7 +63,7 @@ def blocks() -> Mapping[str, Callable[[], str]]:
         **{f"section {name}": partial(options, section) for name, section in sections.items()},
         **{f"components {kind}": partial(components, plugins, kind) for kind in plugins.registries},
         "presets": presets,
-        "preset paper": partial(resolved_preset, "paper"),
+        **{f"preset {name}": partial(resolved_preset, name) for name in PRESETS},
         "file types": lambda: ", ".join(f"`{suffix}`" for suffix in FILE_READERS),
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ganpo_core.adversary.critic import Critic
 from ganpo_core.adversary.game import CriticGame
+from ganpo_core.adversary.official import ReleasedGame
 from ganpo_core.adversary.means import RunningMeans
 from ganpo_core.adversary.regularizer import DirectDistance, Regularizer
 from ganpo_core.config import AdversaryPlan, RunConfig
@@ -53,7 +54,8 @@ def _build_game(
     # The critics compute in the policy's autocast; their weights, like the policy's, are at least float32.
     dtype = torch.promote_types(dtype, torch.float32)
     with _own_randomness(config.seed, plan.name):
-        critics = [Critic(plan.discriminator, plan.latents, latent_dim, dtype).to(device) for _ in range(2)]
+        cold = plan.config.spectral_norm == "forward"
+        critics = [Critic(plan.discriminator, plan.latents, latent_dim, dtype, cold).to(device) for _ in range(2)]
     plan, notes = _settle_form(plan, critics[0])
     settings = plan.config
     rate = settings.learning_rate
@@ -73,6 +75,10 @@ def _build_game(
         warmup = round(settings.warmup_ratio * max_steps)
         scheduler = make_scheduler(settings.lr_scheduler_type, optimizer, warmup, max_steps)
     means = RunningMeans(settings, device, dtype)
+    if settings.schedule == "legacy":
+        released = ReleasedGame(plan, max_steps, critics, optimizer, scheduler, means, reduce)
+        released.num_processes = int(reduce(torch.ones((), device=device)).item())
+        return released, notes
     return CriticGame(plan, max_steps, critics, optimizer, scheduler, means, reduce), notes
 
 

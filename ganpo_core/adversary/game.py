@@ -102,6 +102,11 @@ class CriticGame(Regularizer):
             self._train_critics(batch, sides, totals, metrics)
         if not self._shares_pass:
             sides = self._judge_for_policy(batch)
+        return self._answers(batch, sides, totals, metrics)
+
+    def _answers(
+        self, batch: LatentBatch, sides: Sequence[SideScores], totals: Totals, metrics: MetricSums
+    ) -> Tensor:
         answers = [self._answer(index, side, batch, totals) for index, side in enumerate(sides)]
         for index, answer in enumerate(answers):
             metrics.add_part(f"{self.prefix}/{SIDES[index]}/policy_loss", answer)

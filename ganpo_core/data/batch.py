@@ -24,7 +24,7 @@ class PairBatch:
     input_ids: Tensor
     """[2B, S]."""
     position_ids: Tensor
-    """[2B, S], 0 on padding."""
+    """[2B, S], 0 to S - 1 in every row."""
     tokens: TokenMap
     pair_ids: tuple[tuple[str, int], ...]
     """The source and the row of each pair."""
@@ -62,7 +62,7 @@ def collate(pairs: Sequence[TokenPair], pad_token_id: int) -> PairBatch:
     prompt_NS = position_S < num_prompt_N
     return PairBatch(
         input_ids=input_ids_NS,
-        position_ids=position_S * valid_NS,
+        position_ids=position_S.expand_as(input_ids_NS),
         tokens=TokenMap(valid=valid_NS, prompt=prompt_NS, response=valid_NS & ~prompt_NS),
         pair_ids=tuple((pair.source, pair.row) for pair in pairs),
         first_response=min(len(prompt) for prompt, _ in sides),

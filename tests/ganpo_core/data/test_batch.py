@@ -29,7 +29,7 @@ def test_a_batch_has_chosen_rows_then_rejected_rows_and_masks_that_add_up():
         [1, 10, 12, 13, 2],
         [1, 10, 11, 2, 0],
     ]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 3, 0], [0, 1, 2, 3, 4], [0, 1, 2, 3, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4]] * 4
     assert batch.tokens.valid.int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     assert batch.tokens.prompt.int().tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
     assert batch.tokens.response.int().tolist() == [[0, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 0, 1, 1, 1], [0, 0, 0, 1, 0]]
