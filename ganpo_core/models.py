@@ -136,8 +136,9 @@ def disable_dropout(model: nn.Module) -> None:
 def checkpoint_activations(model: nn.Module) -> None:
     """Recompute each layer's activations in the backward pass."""
     # Renamed in transformers 5.x; the older name is still what peft's wrapper and earlier versions answer to.
-    enable = getattr(base_model(model), "activation_checkpointing_enable", None)
-    (enable or base_model(model).gradient_checkpointing_enable)({"use_reentrant": False})
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next(method for name in names if (method := getattr(base_model(model), name, None)) is not None)
+    enable({"use_reentrant": False})
 
 
 def save_policy(models: Models, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 
-from ganpo_core.errors import ConfigError
+from ganpo_core.errors import ConfigError, PluginError
 from ganpo_core.suggest import did_you_mean
 
 T = TypeVar("T")
@@ -30,17 +30,30 @@ _EXPECTED = {
 }
 
 
-@cache
 def adapter(cls: type[T]) -> TypeAdapter[T]:
-    """pydantic's validator of a dataclass; built once per class."""
-    return TypeAdapter(cls)
+    """pydantic's validator of a dataclass; built once per class. Raises PluginError for one that it cannot read."""
+    key: Any = cls  # mypy holds a class's instances to be what is hashed
+    built: TypeAdapter[T] = _adapter(key)
+    return built
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    try:
+        built: TypeAdapter[Any] = TypeAdapter(cls)
+        built.rebuild()
+    except (PydanticUserError, NameError) as error:
+        reason = str(error).partition("\n")[0]
+        raise PluginError(f"the options of {cls.__module__}.{cls.__qualname__} cannot be read: {reason}") from error
+    return built
 
 
 def validate(cls: type[T], options: Mapping[str, object], path: str) -> T:
     """An instance of `cls` from a mapping of its fields. Raises ConfigError listing every mistake under `path`."""
     try:
         # JSON keeps strictness where it helps (no "1" for 1, no true for 1.0) and lets a list be a tuple.
-        return adapter(cls).validate_json(to_json(dict(options), inf_nan_mode="constants"))
+        made: T = adapter(cls).validate_json(to_json(dict(options), inf_nan_mode="constants"))
+        return made
     except PydanticSerializationError as error:
         raise ConfigError(f"{path}: an option is not plain data: {error}") from error
     except ValidationError as error:
@@ -73,12 +86,27 @@ def _location(options: Any, error: ErrorDetails) -> list[str]:
     return location
 
 
+def _section_at(cls: type, location: Sequence[str]) -> type:
+    """The dataclass inside `cls` that a location leads to; parts that are no field are members of a union or a list."""
+    for part in location:
+        if part in field_names(cls):
+            cls = next(_dataclasses_in(get_type_hints(cls)[part]), cls)
+    return cls
+
+
+def _dataclasses_in(hint: Any) -> Iterator[type]:
+    if isinstance(hint, type) and is_dataclass(hint):
+        yield hint
+    for part in get_args(hint):
+        yield from _dataclasses_in(part)
+
+
 def _sentence(cls: type, errors: list[ErrorDetails]) -> str:
     first = errors[0]
     kinds = {error["type"] for error in errors}
     if "unexpected_keyword_argument" in kinds:
-        key = str(first["loc"][-1])
-        return f"unknown option.{did_you_mean(key, field_names(cls))}"
+        *parents, key = map(str, first["loc"])
+        return f"unknown option.{did_you_mean(key, field_names(_section_at(cls, parents)))}"
     if kinds & _MISSING:
         return "required, and missing"
     wanted = [_EXPECTED[error["type"]] for error in errors if error["type"] in _EXPECTED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ganpo_core.components import Component, Discriminator, Divergence, LatentExtractor, Objective
 from ganpo_core.errors import ConfigError, PluginError
 from ganpo_core.options import validate
-from ganpo_core.suggest import did_you_mean
+from ganpo_core.suggest import closest, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,16 @@ class Registry(Mapping[str, Entry]):
         """Register a class; `component` is whatever a plugin returned. Raises PluginError if it cannot be one."""
         kind, base = self.kind.name, self.kind.base
         if not isinstance(name, str) or not name:
-            raise PluginError(f"plugin '{provider}': {self.kind.hook} returned the name {name!r}; names are strings")
+            raise PluginError(f"plugin '{provider}': {self.kind.hook} returned the name {name!r}; names are text")
         if not (isinstance(component, type) and issubclass(component, base)):
             raise PluginError(
                 f"plugin '{provider}': {kind} '{name}' is {component!r}, not a class that inherits "
                 f"ganpo_core.{base.__name__}"
+            )
+        if "__annotations__" in vars(component) and "__dataclass_fields__" not in vars(component):
+            raise PluginError(
+                f"plugin '{provider}': {kind} '{name}' is not a dataclass, so it has no options; "
+                f"put @dataclass(frozen=True) above {component.__name__}"
             )
         if name in self._entries:
             other = self._entries[name].provider
@@ -100,14 +105,14 @@ class Registry(Mapping[str, Entry]):
 
     def unknown(self, name: str) -> str:
         """What a user reads who asked for a name that nobody registered."""
-        message = f"{self.kind.name} '{name}' is not known.{did_you_mean(name, self)} Known: {', '.join(self)}"
+        message = f"{self.kind.name} '{name}' is not known.{did_you_mean(name, self)} Known: {', '.join(self) or 'none'}"
         if self._available:
-            nearest = did_you_mean(name, self._available)
-            message += f". Installed but not enabled: {', '.join(self._available)}{'.' + nearest if nearest else ''}"
-            message += f"; enable one with `plugins: [{self._available[0]}]`"
+            nearest = closest(name, self._available) or self._available[0]
+            message += f". Installed but not enabled: {', '.join(self._available)}"
+            message += f"; enable one with `plugins: [{nearest}]`"
         return message
 
 
-def describe_source(component: type[Component]) -> str:
+def source_file(component: type[Component]) -> str:
     """The file that defines a component."""
-    return str(importlib.import_module(component.__module__).__file__)
+    return str(sys.modules[component.__module__].__file__)

@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ganpo_core.adversary import Health
 from ganpo_core.assemble import Run
 from ganpo_core.config.run import flatten
 from ganpo_core.types import StepReport
@@ -31,6 +32,7 @@ class Reporter:
         self.run = run
         self.is_main = run.accelerator.is_main_process
         self.path = run.config.output_dir / METRICS
+        self.health = [Health(regularizer.prefix) for regularizer in run.regularizers]
         self.console = Console(stderr=True, quiet=not self.is_main)
 
     def say(self, message: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from ganpo_core.config.sections import AdversaryConfig, DataConfig, ModelConfig, TrainingConfig
 from ganpo_core.options import adapter
@@ -32,11 +35,12 @@ class OptionText:
 def describe_options(cls: type) -> list[OptionText]:
     """The options of a dataclass with their types, defaults and the text under each field."""
     properties: Mapping[str, Any] = adapter(cls).json_schema().get("properties", {})
+    hints = get_type_hints(cls, include_extras=True)
     return [
         OptionText(
             field.name,
-            _type_text(get_type_hints(cls, include_extras=True)[field.name]),
-            "required" if field.default is MISSING and field.default_factory is MISSING else _default_text(field.default),
+            _type_text(hints[field.name]),
+            _default_text(field),
             " ".join(str(properties[field.name].get("description", "")).split()),
         )
         for field in fields(cls)
@@ -90,7 +94,7 @@ def _component_schema(plugins: Plugins, kind: str, definitions: dict[str, Any]) 
         branch["properties"] = {"use": {"const": name}, **branch.get("properties", {})}
         branch["required"] = ["use", *branch.get("required", [])]
         branches.append(branch)
-    return {"oneOf": branches}
+    return {"oneOf": branches} if branches else {"not": {}}
 
 
 def _inline(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -98,29 +102,39 @@ def _inline(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, An
     return schema
 
 
-def _default_text(value: object) -> str:
+def _default_text(field: Field[Any]) -> str:
+    if field.default_factory is not MISSING:
+        return _value_text(field.default_factory())
+    return "required" if field.default is MISSING else _value_text(field.default)
+
+
+def _value_text(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _type_text(hint: Any) -> str:
-    from typing import Annotated, Literal, get_args, get_origin
-
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        bounds = [_BOUNDS[type(m).__name__].format(next(iter(vars(m).values()))) for m in hint.__metadata__]
-        return " ".join([_type_text(arguments[0]), *bounds])
+        return " ".join([_type_text(arguments[0]), *_bounds(hint.__metadata__)])
     if origin is Literal:
         return " | ".join(str(value) for value in arguments)
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"list of {_type_text(arguments[0])}"
-    if arguments:
+    if origin in (Union, UnionType):
         return " | ".join("null" if part is type(None) else _type_text(part) for part in arguments)
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
+def _bounds(constraints: Iterable[object]) -> Iterator[str]:
+    for bound in constraints:
+        if isinstance(bound, Gt | Ge | Lt | Le):
+            name, sign = _SIGNS[type(bound)]
+            yield f"{sign} {getattr(bound, name)}"
+
+
+_SIGNS: Mapping[type, tuple[str, str]] = {Gt: ("gt", ">"), Ge: ("ge", ">="), Lt: ("lt", "<"), Le: ("le", "<=")}
 _WORDS: Mapping[Any, str] = {float: "number", int: "whole number", str: "text", bool: "true | false"}
-_BOUNDS = {"Gt": "> {}", "Ge": ">= {}", "Lt": "< {}", "Le": "<= {}"}

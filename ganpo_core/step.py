@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ganpo_core.adversary import LatentBatch, Regularizer, Totals
+from ganpo_core.adversary import LatentBatch, LatentForces, Regularizer, Totals
 from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
 from ganpo_core.errors import PluginError, TrainingError
@@ -23,7 +23,7 @@ START_GAP = 1e-3
 
 
 def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: MetricSums) -> None:
-    """Update critics and policy once. Raises TrainingError, with nothing updated, on a value that is not finite."""
+    """Update critics and policy once. Raises TrainingError, with the policy as it was, on a value that is not finite."""
     for regularizer in run.regularizers:
         regularizer.begin_step(step, len(window))
     totals = {regularizer: _totals(run, regularizer, window) for regularizer in run.regularizers}
@@ -121,23 +121,19 @@ def _backward(
     note_pairs(metrics, loss, policy.logps)
     objective = loss.per_pair.sum() / run.pairs_per_step
     total = objective.detach()
-    roots: list[Tensor] = [objective * world]
-    gradients: list[Tensor | None] = [None]
+    forces = LatentForces(policy.captured)
     for regularizer in run.regularizers:
-        latents = _latent_batch(regularizer, batch, policy, reference)
-        leaf = latents.leaf()
         with run.models.autocast():
+            latents = _latent_batch(regularizer, batch, forces.leaves, reference.captured)
             if num_micro_batches == 1 and regularizer.looks_ahead:
                 regularizer.prepare([latents.detach()], totals[regularizer], metrics)
-            penalty = regularizer.penalty(leaf, totals[regularizer], metrics)
-        weight = regularizer.weight(step)
-        (gradient,) = torch.autograd.grad(penalty * (weight * world), leaf.policy.states)
-        roots.append(latents.policy.states)
-        gradients.append(gradient)
-        total = total + weight * penalty.detach()
+            penalty = regularizer.penalty(latents, totals[regularizer], metrics)
+        weight, scale = regularizer.weight(step), regularizer.scale
+        forces.add(regularizer, penalty * (weight * world))
+        total = total + weight * scale * penalty.detach()
         metrics.add_part(f"{regularizer.prefix}/penalty", penalty)
-        metrics.add(f"{regularizer.prefix}/weight", penalty.new_tensor(weight))
-    torch.autograd.backward(roots, gradients)
+        metrics.add(f"{regularizer.prefix}/weight", (penalty.detach() * 0 + weight) * scale)
+    forces.backward(objective * world)
     metrics.add_part("loss", total)
     return total
 
@@ -152,12 +148,12 @@ def _update(run: Run, window: Sequence[PairBatch], step: int, loss: Tensor, metr
         rows = ", ".join(f"{source} row {row}" for batch in window for source, row in batch.pair_ids)
         raise TrainingError(
             f"step {step + 1}: the loss ({float(loss):g}) or the policy's gradient (norm {float(norm):g}) is not "
-            f"finite; nothing was updated. The step's pairs here: {rows}. Look at these rows with `ganpo data inspect`, "
+            f"finite; the policy was not updated. The step's pairs here: {rows}. Look at these rows with `ganpo data inspect`, "
             "or lower training.learning_rate"
         )
     metrics.add("grad_norm", norm)
     for regularizer in run.regularizers:
-        regularizer.finish_step()
+        regularizer.finish_step(metrics)
     run.optimizer.step()
     run.scheduler.step()
     run.optimizer.zero_grad(set_to_none=True)
@@ -174,16 +170,24 @@ def _look_ahead(
     with torch.no_grad():
         passes = [(batch, policy_pass(run, batch), reference_pass(run, batch)) for batch in window]
     for regularizer in regularizers:
-        latents = [_latent_batch(regularizer, *found).detach() for found in passes]
         with run.models.autocast():
+            latents = [
+                _latent_batch(regularizer, batch, policy.captured, reference.captured).detach()
+                for batch, policy, reference in passes
+            ]
             regularizer.prepare(latents, totals[regularizer], metrics)
 
 
-def _latent_batch(regularizer: Regularizer, batch: PairBatch, policy: Pass, reference: Pass) -> LatentBatch:
+def _latent_batch(
+    regularizer: Regularizer,
+    batch: PairBatch,
+    policy: Mapping[Source, Tensor],
+    reference: Mapping[Source, Tensor],
+) -> LatentBatch:
     extractor = regularizer.plan.latents
     return LatentBatch(
-        regularizer.view(read_latents(extractor, policy.captured, batch.tokens)),
-        regularizer.view(read_latents(extractor, reference.captured, batch.tokens).detach()),
+        regularizer.view(read_latents(extractor, policy, batch.tokens)),
+        regularizer.view(read_latents(extractor, reference, batch.tokens).detach()),
         regularizer.count(batch.tokens),
     )
 

@@ -62,6 +62,8 @@ def _after_step(
         values["epoch"] = step * run.pairs_per_step / run.order.pairs_per_epoch
         metrics.clear()
         reporter.metrics(step, values)
+        for line in (line for health in reporter.health for line in health.warnings(values)):
+            reporter.say(line)
     if run.evaluation is not None and (last or (training.eval_steps and step % training.eval_steps == 0)):
         reporter.metrics(step, evaluate(run))
     reporter.finish_step(step, values)

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from ganpo_core.adversary.critic import Critic
 from ganpo_core.adversary.game import CriticGame
-from ganpo_core.adversary.official import ReleasedGame
 from ganpo_core.adversary.means import RunningMeans
-from ganpo_core.adversary.regularizer import DirectDistance, Regularizer
+from ganpo_core.adversary.official import ReleasedGame
+from ganpo_core.adversary.regularizer import DirectDistance, Reduce, Regularizer
 from ganpo_core.config import AdversaryPlan, RunConfig
 from ganpo_core.errors import ConfigError
 from ganpo_core.schedules import make_scheduler
@@ -26,7 +25,7 @@ def build_regularizers(
     dtype: torch.dtype,
     device: torch.device,
     max_steps: int,
-    reduce: Callable[[Tensor], Tensor],
+    reduce: Reduce,
 ) -> tuple[list[Regularizer], list[str]]:
     """The regularizers of a run, and notes for its user; `latent_dim` tells the width that a plan's extractor gives."""
     notes: list[str] = []
@@ -37,7 +36,7 @@ def build_regularizers(
             regularizers.append(game)
             notes += more
         else:
-            regularizers.append(DirectDistance(plan, max_steps))
+            regularizers.append(DirectDistance(plan, max_steps, reduce))
     return regularizers, notes
 
 
@@ -48,7 +47,7 @@ def _build_game(
     dtype: torch.dtype,
     device: torch.device,
     max_steps: int,
-    reduce: Callable[[Tensor], Tensor],
+    reduce: Reduce,
 ) -> tuple[CriticGame, list[str]]:
     assert plan.discriminator is not None
     # The critics compute in the policy's autocast; their weights, like the policy's, are at least float32.
@@ -75,9 +74,13 @@ def _build_game(
         warmup = round(settings.warmup_ratio * max_steps)
         scheduler = make_scheduler(settings.lr_scheduler_type, optimizer, warmup, max_steps)
     means = RunningMeans(settings, device, dtype)
+    num_processes = int(reduce(torch.ones((), device=device)).item())
+    if num_processes > 1 and settings.means_reduce == "local":
+        # Checkpoints hold what every process shares; means that differ between processes cannot be among it.
+        notes.append(f"adversary '{plan.name}': means are local; a resumed run continues from the main process's")
     if settings.schedule == "legacy":
         released = ReleasedGame(plan, max_steps, critics, optimizer, scheduler, means, reduce)
-        released.num_processes = int(reduce(torch.ones((), device=device)).item())
+        released.num_processes = num_processes
         return released, notes
     return CriticGame(plan, max_steps, critics, optimizer, scheduler, means, reduce), notes
 

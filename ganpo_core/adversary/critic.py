@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class Critic(nn.Module):
             (module, name, norm)
             for module in self.modules()
             if parametrize.is_parametrized(module)
-            for name, chain in module.parametrizations.items()  # type: ignore[union-attr]
-            for norm in chain
+            for name, chain in cast(nn.ModuleDict, module.parametrizations).items()
+            for norm in cast(nn.ModuleList, chain)
             if isinstance(norm, _SpectralNorm)
         ]

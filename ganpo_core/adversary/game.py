@@ -13,7 +13,7 @@ Each critic scores three groups of rows, and is trained to order them anchor > p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,13 @@ from torch import Tensor, nn
 
 from ganpo_core.adversary.critic import Critic, Judgement
 from ganpo_core.adversary.means import CROSS, GROUPS, OWN, POLICY, RunningMeans
-from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Regularizer, Totals, reduce_sides
+from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Reduce, Regularizer, Totals, reduce_sides
 from ganpo_core.config import AdversaryPlan
 from ganpo_core.errors import TrainingError
 from ganpo_core.types import Latents, Scores, TokenMap
 
 if TYPE_CHECKING:
     from ganpo_core.metrics import MetricSums
-
-Reduce = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all processes."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +59,11 @@ class CriticGame(Regularizer):
         means: RunningMeans,
         reduce: Reduce,
     ) -> None:
-        super().__init__(plan, max_steps)
+        super().__init__(plan, max_steps, reduce)
         self.critics = tuple(critics)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.means = means
-        self._reduce = reduce
         self._sums_KG2: Tensor | None = None
         self._baselines_KG: Tensor | None = None
         config = plan.config
@@ -112,8 +108,9 @@ class CriticGame(Regularizer):
             metrics.add_part(f"{self.prefix}/{SIDES[index]}/policy_loss", answer)
         return reduce_sides(answers, self.plan)
 
-    def finish_step(self) -> None:
+    def finish_step(self, metrics: MetricSums) -> None:
         """Step the critics (unless they moved first) and commit the running means."""
+        super().finish_step(metrics)
         if not self._alternates:
             self._step_critics()
         if self._has_means and self._waits_for_step:
@@ -284,7 +281,7 @@ class CriticGame(Regularizer):
         flat = self._reduce(torch.cat([weight.grad.flatten() for weight in weights]))  # type: ignore[union-attr]
         if not math.isfinite(float(flat.square().sum())):
             raise TrainingError(
-                f"{self.prefix}: the gradient of a critic is not finite; nothing was updated. "
+                f"{self.prefix}: the gradient of a critic is not finite; neither it nor the policy was updated. "
                 "Lower adversary.learning_rate, or check the latents with `norm: rms`"
             )
         start = 0
@@ -314,7 +311,7 @@ class CriticGame(Regularizer):
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and buffers of both critics, their optimizer's moments, and the running means."""
-        found = {"means": self.means.values_KG}
+        found = {**super().tensors(), "means": self.means.values_KG}
         for side, critic in self.modules().items():
             found |= {f"{side}.{name}": tensor for name, tensor in critic.state_dict().items()}
             for name, weight in critic.named_parameters():
@@ -329,6 +326,7 @@ class CriticGame(Regularizer):
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
+        super().load(tensors, state)
         self.means.values_KG = tensors["means"].to(self.means.values_KG)
         self.means.started = bool(state["means_started"])
         for side, critic in self.modules().items():

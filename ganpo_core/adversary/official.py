@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ganpo_core.adversary.game import CriticGame, SideScores
-from ganpo_core.adversary.regularizer import LatentBatch, Totals
+from ganpo_core.adversary.regularizer import LatentBatch, Regularizer, Totals
 
 if TYPE_CHECKING:
     from ganpo_core.metrics import MetricSums
@@ -45,8 +45,9 @@ class ReleasedGame(CriticGame):
                     self.scheduler.step()
         return self._answers(batch, self._judge_for_policy(batch), totals, metrics)
 
-    def finish_step(self) -> None:
-        """Nothing: critics and means have moved with the micro-batches."""
+    def finish_step(self, metrics: MetricSums) -> None:
+        """Nothing of the base game: critics and means have moved with the micro-batches."""
+        Regularizer.finish_step(self, metrics)
         self._sums_KG2 = self._baselines_KG = None
 
     def _judge(self, batch: LatentBatch, side: int, cross: bool) -> SideScores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 CHOSEN, REJECTED = 0, 1
 SIDES = ("chosen", "rejected")
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all processes."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,6 @@ class LatentBatch:
     def reference_side(self, side: int) -> Latents:
         """The reference's."""
         return self.reference.rows(side * self.num_pairs, (side + 1) * self.num_pairs)
-
-    def leaf(self) -> LatentBatch:
-        """The same values, with the policy's states as a leaf that collects a gradient of its own.
-
-        This is where the regularizer's graph and the policy's are cut apart.
-        """
-        return replace(self, policy=Latents(self.policy.states.detach().requires_grad_(), self.policy.mask))
 
     def detach(self) -> LatentBatch:
         """The same values, without any graph."""
@@ -76,16 +72,29 @@ class Totals:
 class Regularizer:
     """One latent regularizer of a run: `weight * penalty`, its gradient given at the policy's latents."""
 
-    def __init__(self, plan: AdversaryPlan, max_steps: int) -> None:
+    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce) -> None:
         self.plan = plan
         self.prefix = "adversary" if plan.name == "latent" else f"adversary/{plan.name}"
         self.step, self.num_micro_batches = 0, 1
+        self._scale: Tensor | None = None
+        self._squares: Tensor | None = None
+        self._reduce = reduce
         self._warmup = round(plan.config.weight_warmup_ratio * max_steps)
 
     def weight(self, step: int) -> float:
-        """Of the penalty at a step counted from 0."""
+        """Of the penalty at a step counted from 0, before `grad_ratio` lowers it."""
         growth = min(1.0, step / self._warmup) if self._warmup else 1.0
         return self.plan.config.weight * growth
+
+    @property
+    def scale(self) -> Tensor | float:
+        """What `grad_ratio` leaves of the weight: settled by the step before, as the running means are."""
+        return 1.0 if self._scale is None else self._scale
+
+    def note_force(self, penalty_square: Tensor, objective_square: Tensor) -> None:
+        """Squared norms, at the latents, of this micro-batch's gradients: `weight * penalty` before `scale`, the rest."""
+        squares = torch.stack([penalty_square, objective_square]).double()
+        self._squares = squares if self._squares is None else self._squares + squares
 
     def begin_step(self, step: int, num_micro_batches: int) -> None:
         """Called before a step's first micro-batch."""
@@ -108,15 +117,23 @@ class Regularizer:
         """See the latents of the whole step first."""
 
     def penalty(self, batch: LatentBatch, totals: Totals, metrics: MetricSums) -> Tensor:
-        """This micro-batch's part of the unweighted penalty, differentiable in `batch.policy.states`, a leaf."""
+        """This micro-batch's part of the unweighted penalty, differentiable in `batch.policy.states`."""
         raise NotImplementedError
 
-    def finish_step(self) -> None:
-        """Update whatever is trained beside the policy."""
+    def finish_step(self, metrics: MetricSums) -> None:
+        """Update whatever is trained beside the policy, and settle the next step's scale."""
+        if self._squares is None:
+            return
+        penalty, objective = self._reduce(self._squares).unbind()
+        ratio = (penalty / objective.clamp(min=1e-30)).sqrt()
+        metrics.add(f"{self.prefix}/gradient_ratio", ratio * self.scale)
+        if self.plan.config.weight_mode == "grad_ratio":
+            self._scale = (self.plan.config.grad_ratio / ratio.clamp(min=1e-30)).clamp(max=1.0)
+        self._squares = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything to save that is a tensor."""
-        return {}
+        return {} if self._scale is None else {"scale": self._scale}
 
     def state(self) -> dict[str, Any]:
         """Everything else to save, as plain data."""
@@ -124,6 +141,7 @@ class Regularizer:
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
+        self._scale = tensors.get("scale")
 
     def modules(self) -> dict[str, nn.Module]:
         """Trained modules by name, for the final folder."""

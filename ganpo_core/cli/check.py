@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +18,15 @@ def check(
     from ganpo_core.config.run import flatten
 
     config = load_run(run, overrides or ())
-    rows = [(path, value, config.origins.get(path, "")) for path, value in flatten(config.resolved)]
-    width = max(len(path) for path, _, _ in rows)
-    shown = max(len(_text(value)) for _, value, _ in rows)
+    rows = [(path, _text(value), config.origins.get(path, "")) for path, value in flatten(config.resolved)]
+    path_width = max(len(path) for path, _, _ in rows)
+    value_width = min(40, max(len(value) for _, value, _ in rows))
     for path, value, origin in rows:
-        print(f"{path:<{width}}  {_text(value):<{min(shown, 40)}}  {origin}".rstrip())
+        print(f"{path:<{path_width}}  {value:<{value_width}}  {origin}".rstrip())
     for note in config.notes:
         print(note)
 
 
 def _text(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """A value as a run file would say it."""
+    return value if isinstance(value, str) else json.dumps(value)

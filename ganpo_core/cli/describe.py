@@ -15,16 +15,20 @@ def describe(
 ) -> None:
     """Print a component's documentation, options, provider and source file."""
     from ganpo_core.plugins import load_plugins
-    from ganpo_core.registry import describe_source
+    from ganpo_core.registry import source_file
     from ganpo_core.schema import describe_options
 
     loaded = load_plugins(plugin or ())
-    entry = loaded.registry(kind)[name]
-    print(f"{kind} {name}\n")
+    registry = loaded.registry(kind)
+    entry = registry[name]
+    print(f"{registry.kind.name} {name}\n")
     print(inspect.getdoc(entry.component) or "")
     print("\nOptions")
-    for option in describe_options(entry.component):
+    options = describe_options(entry.component)
+    if not options:
+        print("  none")
+    for option in options:
         print(f"  {option.name}: {option.type} = {option.default}")
         print(f"      {option.text}")
     print(f"\nProvided by {entry.provider} ({entry.provider.distribution or 'a file'})")
-    print(f"Source      {describe_source(entry.component)}")
+    print(f"Source      {source_file(entry.component)}")

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from ganpo_core.cli import check, data, describe, plugins, schema, train
-from ganpo_core.errors import GanpoError
+from ganpo_core.errors import ConfigError, GanpoError
 from ganpo_core.plugins import load_plugins
 
 
@@ -19,7 +19,7 @@ def make_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None if not sys.stdout.isatty() else "rich",
+        rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,
     )
     app.command("train")(train.train)
     app.command("check")(check.check)
@@ -37,6 +37,6 @@ def main() -> None:
     try:
         make_app()()
     except GanpoError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
+            print("error:", " ".join(line.strip() for line in problem.splitlines()), file=sys.stderr)
         raise SystemExit(1) from None

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ganpo_core.registry import Provider
+
 
 def list_plugins(
     run: Annotated[Path | None, typer.Argument(help="Also enable what this run file names.")] = None,
@@ -15,13 +17,11 @@ def list_plugins(
 ) -> None:
     """List every component with its plugin, and the plugins that are installed but not enabled."""
     from ganpo_core.config.document import read_document
+    from ganpo_core.config.reading import plugin_names
     from ganpo_core.plugins import load_plugins
 
-    names: list[str] = []
-    if run is not None:
-        named = read_document(run).data.get("plugins") or []
-        names = [str(name) for name in named] if isinstance(named, list) else []
-    loaded = load_plugins(names, run.resolve().parent if run is not None else None)
+    names = [] if run is None else plugin_names(read_document(run))
+    loaded = load_plugins(names, None if run is None else run.resolve().parent)
     rows: list[dict[str, object]] = [
         {"kind": kind, "name": name, **_provider(entry.provider), "enabled": True}
         for kind, name, entry in loaded.entries()
@@ -38,8 +38,5 @@ def list_plugins(
         print(f"{columns}  {row['version']}{state}")
 
 
-def _provider(provider: object) -> dict[str, object]:
-    from ganpo_core.registry import Provider
-
-    assert isinstance(provider, Provider)
+def _provider(provider: Provider) -> dict[str, object]:
     return {"plugin": provider.plugin, "distribution": provider.distribution, "version": provider.version}

@@ -7,17 +7,24 @@ from pathlib import Path
 
 from ganpo_core.config.sections import DataConfig, ModelConfig
 
-DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+"""Of files that hold pairs, perhaps with `.gz` behind; `data/files.py` has their readers."""
+
+Problems = list[tuple[str, str]]
+"""(dotted path of the option, message)."""
 
 
 def resolve_paths(
-    model: ModelConfig, data: DataConfig, folder: Path
-) -> tuple[ModelConfig, DataConfig, list[tuple[str, str]]]:
-    """Both sections with absolute local paths, and (path, message) for each that is missing."""
-    problems: list[tuple[str, str]] = []
+    model: ModelConfig | None, data: DataConfig | None, folder: Path
+) -> tuple[ModelConfig | None, DataConfig | None, Problems]:
+    """Both sections with absolute local paths, and a message for each that is missing."""
+    problems: Problems = []
 
     def local(key: str, value: str, wanted: str) -> str:
-        found = (folder / Path(value).expanduser()).resolve()
+        if not value.strip():
+            problems.append((key, f"{key}: must not be empty"))
+            return value
+        found = _absolute(value, folder)
         if found.exists():
             return str(found)
         if _looks_local(value):
@@ -26,27 +33,52 @@ def resolve_paths(
 
     def local_model(key: str, value: str) -> str:
         found = local(key, value, "model folder")
-        if Path(found).is_dir() and not (Path(found) / "config.json").is_file():
+        if Path(found).is_dir() and value.strip() and not (Path(found) / "config.json").is_file():
             problems.append((key, f"{key}: '{found}' holds no config.json, so it is not a model folder"))
         elif Path(found).is_file():
             problems.append((key, f"{key}: '{found}' is a file; a model is a folder or a name on the hub"))
         return found
 
-    model = replace(model, path=local_model("model.path", model.path))
-    if model.reference is not None:
-        model = replace(model, reference=local_model("model.reference", model.reference))
-    data = replace(
-        data,
-        path=None if data.path is None else local("data.path", data.path, "data file or folder"),
-        eval_path=None if data.eval_path is None else local("data.eval_path", data.eval_path, "data file or folder"),
-        sources=tuple(
-            replace(source, path=local(f"data.sources.{index}.path", source.path, "data file or folder"))
-            for index, source in enumerate(data.sources)
-        ),
-    )
+    def local_data(key: str, value: str) -> str:
+        return local(key, value, "data file or folder")
+
+    if model is not None:
+        reference = None if model.reference is None else local_model("model.reference", model.reference)
+        model = replace(model, path=local_model("model.path", model.path), reference=reference)
+    if data is not None:
+        data = replace(
+            data,
+            path=None if data.path is None else local_data("data.path", data.path),
+            eval_path=None if data.eval_path is None else local_data("data.eval_path", data.eval_path),
+            sources=tuple(
+                replace(source, path=local_data(f"data.sources.{index}.path", source.path))
+                for index, source in enumerate(data.sources)
+            ),
+        )
     return model, data, problems
+
+
+def resolve_output(value: str | None, folder: Path) -> tuple[Path | None, Problems]:
+    """The absolute output folder, and a message where it cannot be one."""
+    if value is None:
+        return None, []
+    if not value.strip():
+        return None, [("output_dir", "output_dir: must not be empty")]
+    found = _absolute(value, folder)
+    if found.exists() and not found.is_dir():
+        return None, [("output_dir", f"output_dir: '{found}' is a file")]
+    return found, []
+
+
+def _absolute(value: str, folder: Path) -> Path:
+    try:
+        return (folder / Path(value).expanduser()).resolve()
+    except (RuntimeError, ValueError):  # `~nobody`, or a null character: no such path
+        return folder / value.replace("\0", "?")
 
 
 def _looks_local(value: str) -> bool:
     """Hub names are `name` or `owner/name`, without a data file's suffix."""
-    return value.startswith((".", "/", "~")) or value.endswith(DATA_SUFFIXES) or value.count("/") > 1
+    return (
+        value.startswith((".", "/", "~")) or value.removesuffix(".gz").endswith(DATA_SUFFIXES) or value.count("/") > 1
+    )

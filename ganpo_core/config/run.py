@@ -6,10 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ganpo_core.components import Component, Discriminator, Divergence, LatentExtractor, Objective
+from ganpo_core.components import Discriminator, Divergence, LatentExtractor, Objective
 from ganpo_core.config.sections import AdversaryConfig, DataConfig, ModelConfig, TrainingConfig
 from ganpo_core.plugins import Plugins
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,15 @@ class RunConfig:
     """What a user should know that is not a mistake."""
 
 
-def options_of(instance: Component | object) -> dict[str, object]:
+def options_of(instance: DataclassInstance) -> dict[str, object]:
     """A section's or a component's fields as plain data."""
-    return {key: _plain(value) for key, value in dataclasses.asdict(instance).items()}  # type: ignore[call-overload]
+    return {key: _plain(value) for key, value in dataclasses.asdict(instance).items()}
 
 
 def flatten(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted path, leaf) of nested plain data."""
+    """(dotted path, leaf) of nested plain data; a list of plain values is one leaf."""
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
         for key, child in value.items():
             yield from flatten(child, f"{path}.{key}" if path else str(key))

@@ -115,7 +115,7 @@ def test_a_value_that_is_not_finite_stops_the_run_before_the_update(sections: di
         run.models.policy.lm_head.weight[5, 3] = float("nan")  # type: ignore[union-attr, index]
     before = {name: weight.detach().clone() for name, weight in run.models.trainable().items()}
     critics = {name: value.clone() for r in run.regularizers for name, value in r.tensors().items()}
-    with pytest.raises(TrainingError, match=r"step 1: .* is not finite; nothing was updated.*pairs.jsonl row \d+"):
+    with pytest.raises(TrainingError, match=r"step 1: .* is not finite; the policy was not updated.*pairs.jsonl row \d+"):
         train_step(run, run.window(0), 0, MetricSums(run.models.device))
     for name, weight in run.models.trainable().items():
         torch.testing.assert_close(weight.detach(), before[name], rtol=0, atol=0, equal_nan=True)
