@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     warmup = round(training.warmup_ratio * max_steps) if training.warmup_steps is None else training.warmup_steps
     scheduler = make_scheduler(training.lr_scheduler_type, optimizer, warmup, max_steps)
     return Run(
-        config=config,
+        config=_with_settled_forms(config, regularizers),
         accelerator=accelerator,
         models=models,
         regularizers=regularizers,
@@ -138,6 +139,19 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         max_steps=max_steps,
         notes=(*config.notes, *data_notes, *notes),
     )
+
+
+def _with_settled_forms(config: RunConfig, regularizers: list[Regularizer]) -> RunConfig:
+    """The run as plain data with the forms that the critics allowed, so that it can be read again."""
+    settled = {regularizer.plan.name: regularizer.plan.config.form for regularizer in regularizers}
+    resolved = copy.deepcopy(dict(config.resolved))
+    sections = resolved.get("adversaries", [resolved])
+    assert isinstance(sections, list)
+    for section in sections:
+        form = settled.get(section.get("name", "latent"))
+        if form is not None:
+            section["adversary"]["form"] = form
+    return dataclasses.replace(config, resolved=resolved)
 
 
 def _within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:

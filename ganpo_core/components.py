@@ -5,13 +5,14 @@ Shape suffixes: B pairs, N rows, S positions, H latent width, F critic features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from ganpo_core.types import (
+    BatchStatistic,
     GeneratorForm,
     Latents,
     PairLogps,
@@ -50,6 +51,12 @@ class Component:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = OPTIONS
 
+    known_as: ClassVar[Mapping[str, str]] = {}
+    """Other names of it, and who calls it so: whoever asks for one is told the name here."""
+
+    def bind(self, create: Callable[[str, Mapping[str, object], str], Component], path: str) -> None:
+        """Make the components inside this one; `create(name, options, path)` is the registry's, `path` this one's."""
+
 
 @dataclass(frozen=True)
 class Objective(Component):
@@ -59,6 +66,24 @@ class Objective(Component):
     """False for losses that ignore the reference: its forward pass is then skipped unless an adversary needs it."""
     token_statistics: ClassVar[frozenset[str]] = frozenset()
     """Extra per-token quantities that the forward pass must return in `TokenLogps.statistics`."""
+    needs: ClassVar[frozenset[Literal["token_ids", "preference"]]] = frozenset()
+    """What else of the data it reads: `TokenLogps.token_ids`, or `PairLogps.preference` (a column of the data)."""
+    batch_statistics: ClassVar[Mapping[str, BatchStatistic]] = {}
+    """What it must know of the other pairs of a step, by name; it arrives in `batch` of the policy's log-probabilities."""
+
+    def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        """The values behind each of `batch_statistics`, one-dimensional, any number of them; core reduces them."""
+        return {}
+
+    def batch_values_unpaired(
+        self, policy: TokenLogps, reference: TokenLogps | None, desirable: Tensor
+    ) -> Mapping[str, Tensor]:
+        """The same for unpaired responses."""
+        return {}
+
+    def decay_of(self, name: str) -> float:
+        """How much of the `running_mean` statistic `name` remains after one step."""
+        return 0.9
 
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         """The loss of each pair, [B]; the trainer reduces. `reference` is None where `needs_reference` is False."""

@@ -87,7 +87,7 @@ class Plugins:
 
     def _results(self, hook: str) -> Iterable[tuple[Provider, Mapping[Any, Any]]]:
         # Walked one by one, not called in bulk, so that every entry knows its provider.
-        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             provider = self.providers[implementation.plugin_name]
             try:
                 result = implementation.function()

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 GeneratorForm = Literal["minimax", "non_saturating", "full", "paired_score", "anchor_score", "feature_matching"]
 """How the policy answers a critic; formulas in docs/paper.md (METHODS: generator forms)."""
 
+BatchStatistic = Literal["lengths", "mismatched", "micro_batch", "running_mean"]
+"""What an objective may learn of the pairs beside its own, over all processes, without gradient.
+
+`lengths`: the mean, over the step, of a value that depends on the masks alone. `mismatched`: the mean, over the step,
+of a value of responses that follow another pair's prompt. `micro_batch`: every value of the micro-batch, this process's
+first. `running_mean`: a running mean over the steps before, from 0. Only `micro_batch` depends on accumulation.
+"""
+
 
 @dataclass(frozen=True)
 class TokenLogps:
@@ -29,16 +37,30 @@ class TokenLogps:
     """[B, T] bool, True on response tokens."""
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     """[B, T] each: the extra per-token quantities that an objective named in `token_statistics`."""
+    token_ids: Tensor | None = None
+    """[B, T], given to objectives that name `token_ids` in `needs`."""
+    batch: Mapping[str, Tensor] = field(default_factory=dict)
+    """The `batch_statistics` of the objective, for unpaired responses; empty outside of a run."""
+
+    @property
+    def whole(self) -> Tensor:
+        """[B, T], `logps` in at least float32 and 0 outside of the response."""
+        import torch
+
+        wide = torch.promote_types(self.logps.dtype, torch.float32)
+        return self.logps.to(wide).masked_fill(~self.mask, 0.0)
 
     @property
     def total(self) -> Tensor:
         """[B], the sum over response tokens: log pi(y | x)."""
-        return self.logps.masked_fill(~self.mask, 0.0).sum(-1)
+        return self.whole.sum(-1)
 
     @property
     def length(self) -> Tensor:
-        """[B], the number of response tokens, in the dtype of `logps`."""
-        return self.mask.sum(-1).to(self.logps.dtype)
+        """[B], the number of response tokens, in the dtype of `total`."""
+        import torch
+
+        return self.mask.sum(-1).to(torch.promote_types(self.logps.dtype, torch.float32))
 
     @property
     def mean(self) -> Tensor:
@@ -52,6 +74,12 @@ class PairLogps:
 
     chosen: TokenLogps
     rejected: TokenLogps
+    preference: Tensor | None = None
+    """[B], the probability that the chosen response is the better one, where the data say; on the policy's."""
+    opponents: tuple[PairLogps, ...] = ()
+    """Past iterates of self-play on the same responses, oldest first; on the reference's. Empty in the first round."""
+    batch: Mapping[str, Tensor] = field(default_factory=dict)
+    """The `batch_statistics` of the objective, by name; on the policy's, and empty outside of a run."""
 
 
 @dataclass(frozen=True)

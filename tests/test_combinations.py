@@ -196,3 +196,38 @@ def test_a_discriminator_without_features_answers_with_the_paired_score(
         train_two_steps(
             tiny_run(**sections, adversary={"form": "feature_matching"}, output_dir=str(tmp_path / "other"))
         )
+
+
+def test_a_settled_form_is_written_down_and_reads_again(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """`run.yaml` of a run whose critic has no features names the form that it ran with, and trains again."""
+    import yaml
+
+    plugin = tmp_path / "bare.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "from ganpo_core import Discriminator, hookimpl\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.line = nn.Linear(width, 1)\n"
+        "    def forward(self, states, mask):\n"
+        "        return self.line(states.masked_fill(~mask[..., None], 0).mean(1)).squeeze(-1)\n"
+        "@dataclass(frozen=True)\n"
+        "class Bare(Discriminator):\n"
+        "    def build(self, latent_dim):\n"
+        "        return Net(latent_dim)\n"
+        "@hookimpl\n"
+        "def ganpo_discriminators():\n"
+        "    return {'bare': Bare}\n"
+    )
+    run_file = tiny_run(
+        plugins=[str(plugin)],
+        latents={"use": "hidden_state"},
+        divergence={"use": "ragan"},
+        discriminator={"use": "bare"},
+    )
+    train_two_steps(run_file)
+    again = yaml.safe_load((Path(run_file["output_dir"]) / "run.yaml").read_text())
+    assert again["adversary"]["form"] == "paired_score"
+    train_two_steps({**again, "output_dir": str(tmp_path / "again")})

@@ -191,13 +191,13 @@ def test_an_override_is_a_path_and_a_yaml_value(text: str, pair: tuple[str, obje
 
 @pytest.mark.parametrize("text", ["objective.beta", "=3", "objective..beta=3", ".beta=3"])
 def test_what_is_no_override_says_how_to_write_one(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not an override; write key=value, such as objective.beta=0.2"):
+    with pytest.raises(ConfigError, match=r"is not an override; write key=value, such as objective\.beta=0\.2"):
         split_override(text)
 
 
 @pytest.mark.parametrize("value", ["[", "!!python/name:os.system", "[" * 3000, "010", "&a [*a]"])
 def test_the_value_of_an_override_is_read_as_strictly_as_a_file(value: str) -> None:
-    with pytest.raises(ConfigError, match="command line: objective.beta: "):
+    with pytest.raises(ConfigError, match=r"command line: objective\.beta: "):
         split_override(f"objective.beta={value}")
 
 

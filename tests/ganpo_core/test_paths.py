@@ -44,7 +44,8 @@ def test_a_folder_beside_the_run_file_wins_over_a_hub_name(write_run: Callable[.
 
 
 @pytest.mark.parametrize(
-    "path", ["./nope", "/nope/there", "a/b/c", "nope.jsonl", "data/nope.tsv", "nope.jsonl.gz", "~nobody_of_this_name/x", "../n"]
+    "path",
+    ["./nope", "/nope/there", "a/b/c", "nope.jsonl", "data/nope.tsv", "nope.jsonl.gz", "~nobody_of_this_name/x", "../n"],
 )
 def test_what_looks_like_a_path_must_exist(problems: Callable[..., list[str]], path: str) -> None:
     (message,) = problems(data={"path": path})

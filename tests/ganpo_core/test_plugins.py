@@ -55,7 +55,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         extra = []
         for name, value, distribution in points:
             point = EntryPoint(name, value, "ganpo")
-            object.__setattr__(point, "dist", SimpleNamespace(name=distribution, version="2.0"))
             vars(point)["dist"] = SimpleNamespace(name=distribution, version="2.0")
             extra.append(point)
         monkeypatch.setattr(ganpo_core.plugins, "entry_points", lambda group: (*real, *extra))
@@ -146,7 +145,9 @@ def test_a_hook_with_an_argument_it_does_not_have_is_an_error(plugin_file: Calla
     assert "model" in refusal([name], tmp_path)
 
 
-@pytest.mark.parametrize("statement", ["raise RuntimeError('boom')", "import nothing_of_this_name", "raise SystemExit(3)", "x ="])
+@pytest.mark.parametrize(
+    "statement", ["raise RuntimeError('boom')", "import nothing_of_this_name", "raise SystemExit(3)", "x ="]
+)
 def test_a_plugin_that_does_not_import_is_an_error_with_its_cause(
     plugin_file: Callable[..., str], tmp_path: Path, statement: str
 ) -> None:
@@ -232,7 +233,7 @@ def test_a_broken_plugin_that_nobody_named_harms_nothing(
 ) -> None:
     install(("acme_broken", "no_such_module_at_all", "acme-broken"))
     plugins = load_run(write_run()).plugins
-    assert [provider.plugin for provider in plugins.available] == ["acme_broken"]
+    assert "acme_broken" in [provider.plugin for provider in plugins.available]
     assert "dpo" in plugins.registry("objective")
 
 
@@ -271,7 +272,7 @@ def test_two_distributions_that_claim_one_plugin_are_both_named(install: Callabl
 
 def test_an_entry_point_that_is_no_module_is_refused(install: Callable[..., None]) -> None:
     install(("acme", "json:dumps", "acme"))
-    with pytest.raises(PluginError, match="plugin 'acme 2.0': its entry point is <function dumps"):
+    with pytest.raises(PluginError, match=r"plugin 'acme 2\.0': its entry point is <function dumps"):
         load_plugins(["acme"])
 
 

@@ -1,0 +1,118 @@
+"""Policies judged by the oracle on held-out prompts, beside the reference, at several temperatures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganpo_lab.sampling import (
+    gumbel_noise,
+    matching_temperature,
+    mean_entropy,
+    padded,
+    response_logits,
+    sample,
+)
+from ganpo_lab.world import Request, Verdict, draw_requests, judge
+
+TEMPERATURES = (0.5, 1.0, 1.5)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy at one temperature."""
+
+    policy: str
+    temperature: float
+    matched: bool
+    """True where the temperature is the one that gives the reference's mean token entropy at T = 1."""
+    reward: float
+    valid: float
+    strict: float
+    win: float
+    """Against independent samples of the reference at the row's nominal temperature; a tie counts one half."""
+    length: float
+    """Tokens, the end of sequence included."""
+    latent: float
+    """Mean squared difference of the last hidden states, policy and reference, over held-out sequences."""
+
+
+def load_policy(folder: Path) -> Any:
+    """A policy for sampling."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+class Evaluation:
+    """The same prompts, the same noise and the same opponents for every policy."""
+
+    def __init__(self, reference: Any, sequences: Sequence[tuple[Request, list[str]]], seed: int, num_prompts: int) -> None:
+        self.requests = draw_requests("test", num_prompts, random.Random(f"{seed}-evaluation"))
+        self._noise = gumbel_noise(num_prompts, 2 * seed + 5_000)
+        rival_noise = gumbel_noise(num_prompts, 2 * seed + 5_001)
+        self._rivals = {
+            temperature: self._judged(reference, temperature, rival_noise)[0] for temperature in TEMPERATURES
+        }
+        self._sequences = padded([request for request, _ in sequences], [answer for _, answer in sequences])
+        self._reference_states = self._states(reference)
+        self.entropy = mean_entropy(response_logits(reference, *self._sequences))
+        """The reference's, at T = 1: nats per token on the held-out sequences."""
+
+    def rows(self, name: str, policy: Any, is_reference: bool = False) -> Iterator[Row]:
+        """A row per temperature, and one at the matched temperature (the reference's own is 1)."""
+        latent = (self._states(policy) - self._reference_states).square().mean().item()
+        for temperature in TEMPERATURES:
+            yield self._row(name, policy, temperature, temperature, False, latent)
+        if not is_reference:
+            matched = self.matching_temperature(policy)
+            yield self._row(name, policy, matched, 1.0, True, latent)
+
+    def colder_reference(self, reference: Any, temperature: float) -> Row:
+        """The reference itself, merely sampled colder, against its samples at T = 1."""
+        return self._row("colder reference", reference, temperature, 1.0, False, 0.0)
+
+    def matching_temperature(self, policy: Any) -> float:
+        """At which the policy is as random as the reference is at 1."""
+        return matching_temperature(response_logits(policy, *self._sequences), self.entropy)
+
+    def _row(
+        self, name: str, policy: Any, temperature: float, nominal: float, matched: bool, latent: float
+    ) -> Row:
+        verdicts, length = self._judged(policy, temperature, self._noise)
+        rivals = self._rivals[nominal]
+        wins = [
+            0.5 if mine.reward == theirs.reward else float(mine.reward > theirs.reward)
+            for mine, theirs in zip(verdicts, rivals, strict=True)
+        ]
+        count = len(verdicts)
+        return Row(
+            policy=name,
+            temperature=temperature,
+            matched=matched,
+            reward=sum(verdict.reward for verdict in verdicts) / count,
+            valid=sum(verdict.valid for verdict in verdicts) / count,
+            strict=sum(verdict.strict for verdict in verdicts) / count,
+            win=sum(wins) / count,
+            length=length,
+            latent=latent,
+        )
+
+    def _judged(self, policy: Any, temperature: float, noise: torch.Tensor) -> tuple[list[Verdict], float]:
+        answers = sample(policy, self.requests, temperature, noise)
+        verdicts = [judge(request, answer) for request, answer in zip(self.requests, answers, strict=True)]
+        return verdicts, sum(map(len, answers)) / len(answers)
+
+    @torch.no_grad()
+    def _states(self, policy: Any) -> torch.Tensor:
+        """[number of valid positions, H], what the head reads."""
+        ids, valid, _ = self._sequences
+        states: torch.Tensor = policy.get_decoder()(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        return states[valid]

@@ -1,0 +1,190 @@
+"""Losses with a likelihood term of the chosen response: SFT, and what is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganpo_core import NonNegativeFloat, Objective, PairLogps, PairLoss, PositiveFloat, TokenLogps
+from ganpo_core.types import BatchStatistic
+from ganpo_objectives.pairwise import Pairwise
+from ganpo_objectives.stages import Averaging, cost, log1mexp, negative_log_likelihood, per_token
+
+STEP_LENGTH: Mapping[str, BatchStatistic] = {"chosen_length": "lengths"}
+
+
+@dataclass(frozen=True)
+class SFT(Objective):
+    """Supervised fine-tuning on the chosen responses.
+
+        loss = -(sum of log pi(chosen) over the step) / (its chosen tokens), the same for each pair
+
+    Source: maximum likelihood; as an objective beside others it is arXiv 2411.10442's generation loss.
+    TRL: `loss_type="sft"`.
+    Departs: TRL averages over the tokens of a micro-batch, here of the whole step, however it is split.
+    When: before preference optimization, or as a part of `weighted`.
+    """
+
+    needs_reference = False
+
+    sft_norm: Literal["token_mean", "seq_mean"] = "token_mean"
+    """Per token of the step, or per token of each response."""
+
+    @property
+    def batch_statistics(self) -> Mapping[str, BatchStatistic]:  # type: ignore[override]
+        """The step's tokens, where they are averaged over."""
+        return STEP_LENGTH if self.sft_norm == "token_mean" else {}
+
+    def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return {"chosen_length": policy.chosen.length}
+
+    def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
+        per_pair = negative_log_likelihood(policy.chosen, self.sft_norm, policy.batch.get("chosen_length"))
+        return PairLoss(per_pair, policy.chosen.mean.detach(), policy.rejected.mean.detach())
+
+
+@dataclass(frozen=True)
+class WithLikelihood(Pairwise):
+    """A pairwise loss and a share of the chosen response's negative log-likelihood."""
+
+    sft_norm: Averaging = "seq_mean"
+    """How the likelihood term is averaged over tokens."""
+
+    @property
+    def share(self) -> float:
+        """Weight of the likelihood term."""
+        raise NotImplementedError
+
+    @property
+    def batch_statistics(self) -> Mapping[str, BatchStatistic]:  # type: ignore[override]
+        """The step's tokens, where they are averaged over."""
+        return STEP_LENGTH if self.sft_norm == "token_mean" else {}
+
+    def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return {"chosen_length": policy.chosen.length}
+
+    def finish(self, per_pair: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
+        step_length = policy.batch.get("chosen_length")
+        return per_pair + self.share * negative_log_likelihood(policy.chosen, self.sft_norm, step_length)
+
+
+@dataclass(frozen=True)
+class RPO(WithLikelihood):
+    """Regularized preference optimization: DPO and the likelihood of the chosen response.
+
+        loss = softplus(-margin) - eta log pi(chosen)
+
+    With `sft_norm: seq_mean`, eta 1 and beta 0.1 it is the loss of iterative reasoning preference optimization.
+
+    Source: arXiv 2405.16436; per token, arXiv 2404.19733.
+    TRL: `loss_type=["sigmoid", "sft"]` with `loss_weights=[1.0, eta]`.
+    Departs: TRL's likelihood term is a mean over the batch's tokens (`sft_norm: token_mean`), the paper's a sum.
+    When: DPO lowers the likelihood of the chosen responses, as on proofs and code.
+    """
+
+    known_as = {"irpo": "arXiv 2404.19733"}
+
+    beta: PositiveFloat = 0.01
+    """Reward per nat of log-ratio."""
+    sft_norm: Averaging = "sum"
+    """How the likelihood term is averaged: the paper's sum, per token of each response, or per token of the step."""
+    eta: NonNegativeFloat = 0.005
+    """Weight of the likelihood term."""
+
+    @property
+    def share(self) -> float:
+        """eta."""
+        return self.eta
+
+
+@dataclass(frozen=True)
+class CPO(WithLikelihood):
+    """Contrastive preference optimization: DPO without a reference, and the likelihood of the chosen response.
+
+        loss = softplus(-beta (log pi(chosen) - log pi(rejected))) + alpha * nll(chosen)
+
+    Source: arXiv 2401.08417.
+    TRL: CPO's `loss_type="sigmoid"`, alpha is cpo_alpha.
+    Departs: TRL averages the likelihood term over the tokens of a batch (`sft_norm: token_mean`).
+    When: chosen responses are as good as they get, as in translation, and memory is short.
+    """
+
+    needs_reference = False
+
+    alpha: NonNegativeFloat = 1.0
+    """Weight of the likelihood term."""
+
+    @property
+    def share(self) -> float:
+        """alpha."""
+        return self.alpha
+
+
+@dataclass(frozen=True)
+class ORPO(WithLikelihood):
+    """Odds ratio preference optimization: likelihood of the chosen response, and a penalty on the ratio of odds.
+
+        loss = nll(chosen) + lam softplus(-log(odds(chosen) / odds(rejected))),   odds = p / (1 - p), p per token
+
+    Source: arXiv 2403.07691.
+    TRL: ORPO's `beta` is lam.
+    Departs: TRL's likelihood term also counts the tokens of the prompt, and is a mean over the batch's tokens.
+    When: a base model is tuned and aligned in one go.
+    """
+
+    needs_reference = False
+
+    beta: PositiveFloat = 1.0
+    """Of the log-odds."""
+    lam: NonNegativeFloat = 0.1
+    """Weight of the odds ratio."""
+
+    @property
+    def share(self) -> float:
+        """The likelihood itself."""
+        return 1.0
+
+    def normalize(self, score: Tensor, tokens: TokenLogps) -> Tensor:
+        mean = per_token(score, tokens).clamp(max=-1e-6)
+        return mean - log1mexp(mean)
+
+    def cost(self, margin: Tensor) -> Tensor:
+        return self.lam * F.softplus(-margin)
+
+    def reward(self, policy: TokenLogps, reference: TokenLogps | None) -> Tensor:
+        return self.lam * policy.mean
+
+
+@dataclass(frozen=True)
+class SLiC(WithLikelihood):
+    """Sequence likelihood calibration: a hinge on log-probabilities, and the likelihood of the chosen response.
+
+        loss = max(0, delta - log pi(chosen) + log pi(rejected)) - lam log pi(chosen)
+
+    Source: arXiv 2305.10425.
+    TRL: CPO's `loss_type="hinge"` with beta=1 is the hinge alone.
+    When: neither a reference nor a probabilistic model of preferences is wanted.
+    """
+
+    needs_reference = False
+
+    beta: PositiveFloat = 1.0
+    """Of the log-probabilities under the hinge."""
+    sft_norm: Averaging = "sum"
+    """How the likelihood term is averaged over tokens."""
+    delta: PositiveFloat = 1.0
+    """The margin of the hinge, in nats."""
+    lam: NonNegativeFloat = 0.1
+    """Weight of the likelihood term."""
+
+    @property
+    def share(self) -> float:
+        """lam."""
+        return self.lam
+
+    def cost(self, margin: Tensor) -> Tensor:
+        return self.delta * cost("hinge", margin / self.delta)

@@ -1,0 +1,59 @@
+"""The composition that pairwise losses share: each overrides the stages in which it differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganpo_core import Objective, PairLogps, PairLoss, PositiveFloat, TokenLogps
+from ganpo_objectives.stages import log_ratio
+
+
+@dataclass(frozen=True)
+class Pairwise(Objective):
+    """A cost of the margin between two responses.
+
+        loss = weight * cost(margin) + auxiliary,   margin = beta * (score(chosen) - score(rejected)) + shift
+    """
+
+    beta: PositiveFloat = 0.1
+    """Reward per nat of log-ratio: the strength of the pull towards the reference."""
+
+    def weigh(self, pairs: PairLogps, policy: PairLogps) -> PairLogps:
+        """Stage 1: one model's log-probabilities with weights on their tokens."""
+        return pairs
+
+    def link(self, z: Tensor) -> Tensor:
+        """Stage 2: the score [B] of a log-ratio."""
+        return z
+
+    def normalize(self, score: Tensor, tokens: TokenLogps) -> Tensor:
+        """Stage 3: the score for the length of its response."""
+        return score
+
+    def margin(self, rho: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
+        """Stage 4: what `cost` sees of rho = score(chosen) - score(rejected)."""
+        return self.beta * rho
+
+    def cost(self, margin: Tensor) -> Tensor:
+        """Stage 5."""
+        return F.softplus(-margin)
+
+    def finish(self, per_pair: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
+        """Stage 6: sample weights and auxiliary terms."""
+        return per_pair
+
+    def reward(self, policy: TokenLogps, reference: TokenLogps | None) -> Tensor:
+        """The implicit reward, for the log."""
+        return self.beta * log_ratio(policy, reference)
+
+    def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
+        given = reference if self.needs_reference else None
+        own, anchor = self.weigh(policy, policy), None if given is None else self.weigh(given, policy)
+        sides = ((own.chosen, anchor and anchor.chosen), (own.rejected, anchor and anchor.rejected))
+        chosen, rejected = (self.normalize(self.link(log_ratio(mine, its)), mine) for mine, its in sides)
+        per_pair = self.finish(self.cost(self.margin(chosen - rejected, policy, given)), policy, given)
+        rewards = [self.reward(mine, its).detach() for mine, its in sides]
+        return PairLoss(per_pair, *rewards)
