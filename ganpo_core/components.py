@@ -81,6 +81,11 @@ class Objective(Component):
         """The same for unpaired responses."""
         return {}
 
+    @property
+    def takes_unpaired(self) -> bool:
+        """True where it defines `loss_unpaired`."""
+        return type(self).loss_unpaired is not Objective.loss_unpaired
+
     def decay_of(self, name: str) -> float:
         """How much of the `running_mean` statistic `name` remains after one step."""
         return 0.9

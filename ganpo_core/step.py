@@ -42,17 +42,18 @@ def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: Metric
     metrics.finish_step()
 
 
-def policy_pass(run: Run, batch: PairBatch) -> Pass:
+def policy_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
     """The policy's log-probabilities and the hidden states that the extractors ask for."""
-    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run))
+    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps)
 
 
-def reference_pass(run: Run, batch: PairBatch) -> Pass:
+def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
     """The same of the reference, without gradients; nothing at all where nobody reads it."""
     if not run.needs_reference:
         return Pass(None, {})
+    logps = logps and run.config.objective.needs_reference
     with run.models.as_reference() as reference:
-        return response_pass(reference, reference, batch, _sources(run), logps=run.config.objective.needs_reference)
+        return response_pass(reference, reference, batch, _sources(run), logps)
 
 
 def pair_loss(run: Run, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
@@ -168,7 +169,9 @@ def _look_ahead(
 ) -> None:
     """Show regularizers the latents of the whole step first: one more forward pass, without gradients."""
     with torch.no_grad():
-        passes = [(batch, policy_pass(run, batch), reference_pass(run, batch)) for batch in window]
+        passes = [
+            (batch, policy_pass(run, batch, logps=False), reference_pass(run, batch, logps=False)) for batch in window
+        ]
     for regularizer in regularizers:
         with run.models.autocast():
             latents = [

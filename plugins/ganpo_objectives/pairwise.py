@@ -21,6 +21,10 @@ class Pairwise(Objective):
     beta: PositiveFloat = 0.1
     """Reward per nat of log-ratio: the strength of the pull towards the reference."""
 
+    def anchor(self, reference: PairLogps) -> PairLogps:
+        """Whom the policy is compared with."""
+        return reference
+
     def weigh(self, pairs: PairLogps, policy: PairLogps) -> PairLogps:
         """Stage 1: one model's log-probabilities with weights on their tokens."""
         return pairs
@@ -51,7 +55,7 @@ class Pairwise(Objective):
 
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         given = reference if self.needs_reference else None
-        own, anchor = self.weigh(policy, policy), None if given is None else self.weigh(given, policy)
+        own, anchor = self.weigh(policy, policy), None if given is None else self.weigh(self.anchor(given), policy)
         sides = ((own.chosen, anchor and anchor.chosen), (own.rejected, anchor and anchor.rejected))
         chosen, rejected = (self.normalize(self.link(log_ratio(mine, its)), mine) for mine, its in sides)
         per_pair = self.finish(self.cost(self.margin(chosen - rejected, policy, given)), policy, given)
