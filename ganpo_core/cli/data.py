@@ -25,13 +25,15 @@ def inspect(
     """Show rows with prompt, response and mask told apart, and what was dropped or cut."""
     from rich.console import Console
 
+    from ganpo_core.assemble import within_context
     from ganpo_core.config import load_run
     from ganpo_core.data import load_pairs, render_pairs
     from ganpo_core.models import load_tokenizer
 
     config = load_run(run, overrides or ())
     tokenizer = load_tokenizer(config.model)
-    pairs, report = load_pairs(config.data, tokenizer, evaluation=evaluation)
+    data_config, notes = within_context(config)
+    pairs, report = load_pairs(data_config, tokenizer, evaluation=evaluation)
     Console(soft_wrap=True).print(render_pairs(pairs, tokenizer, rows))
-    for line in report.lines():
+    for line in (*notes, *report.lines()):
         print(line)

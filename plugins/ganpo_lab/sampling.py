@@ -5,6 +5,7 @@ Shape suffixes: N prompts, L new tokens, V words, S positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,13 +77,13 @@ def response_logits(model: Any, ids: Tensor, valid: Tensor, response: Tensor) ->
 def mean_entropy(logits: Tensor, temperature: float = 1.0) -> float:
     """Nats per token of the distributions softmax(logits / temperature)."""
     logps = (logits.double() / temperature).log_softmax(-1)
-    return -(logps.exp() * logps).sum(-1).mean().item()
+    return float(-(logps.exp() * logps).sum(-1).mean())
 
 
 def matching_temperature(logits: Tensor, entropy: float) -> float:
     """The temperature at which distributions have a mean entropy, by bisection in [0.2, 5]."""
     low, high = 0.2, 5.0
     for _ in range(40):
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         low, high = (middle, high) if mean_entropy(logits, middle) < entropy else (low, middle)
-    return (low * high) ** 0.5
+    return math.sqrt(low * high)

@@ -145,3 +145,26 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tiny_run: MakeRun,
     assert weights(folder) == whole
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(3, 31, 3))
+
+
+def test_observers_see_every_step_and_a_failing_one_is_named(tiny_run: MakeRun, tmp_path: Path) -> None:
+    observer = tmp_path / "observer.py"
+    observer.write_text(
+        "from ganpo_core import hookimpl\n"
+        "seen = []\n"
+        "@hookimpl\n"
+        "def ganpo_step_finished(report):\n"
+        "    seen.append((report.step, report.max_steps, 'loss' in report.metrics))\n"
+        "    if report.step == 5:\n"
+        "        raise RuntimeError('enough')\n"
+    )
+    run_file = tiny_run(plugins=[str(observer)], training=training())
+    with pytest.raises(ganpo_core.PluginError, match=r"plugin 'observer .*ganpo_step_finished raised .*enough"):
+        ganpo_core.train(run_file)
+    (module,) = (module for name, module in sys.modules.items() if "observer" in name and hasattr(module, "seen"))
+    assert module.seen == [(1, 8, False), (2, 8, False), (3, 8, True), (4, 8, False), (5, 8, False)]
+
+
+def test_trackers_are_told(tiny_run: MakeRun) -> None:
+    folder = ganpo_core.train(tiny_run(training=training(report_to=["tensorboard"])))
+    assert list(folder.rglob("events.out.tfevents*"))
