@@ -9,7 +9,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ganpo_core.config.presets import PRESETS
 from ganpo_core.config.run import options_of
 from ganpo_core.config.sections import AdversaryConfig, DataConfig, DataSource, LoraConfig, ModelConfig, TrainingConfig
 from ganpo_core.data.files import FILE_READERS
+from ganpo_core.docstrings import needs_of, read_docstring
 from ganpo_core.options import validate
 from ganpo_core.plugins import Plugins, load_plugins
 from ganpo_core.schema import describe_options
@@ -62,6 +62,8 @@ def blocks() -> Mapping[str, Callable[[], str]]:
     return {
         **{f"section {name}": partial(options, section) for name, section in sections.items()},
         **{f"components {kind}": partial(components, plugins, kind) for kind in plugins.registries},
+        "objectives": partial(choose_objective, plugins),
+        "departures": partial(departures, plugins),
         "presets": presets,
         **{f"preset {name}": partial(resolved_preset, name) for name in PRESETS},
         "file types": lambda: ", ".join(f"`{suffix}`" for suffix in FILE_READERS),
@@ -70,7 +72,7 @@ def blocks() -> Mapping[str, Callable[[], str]]:
 
 def options(cls: type) -> str:
     """The options of a section or a component as a table."""
-    rows = [[f"`{o.name}`", o.type, f"`{o.default}`", o.text or _inherited(cls, o.name)] for o in describe_options(cls)]
+    rows = [[f"`{o.name}`", o.type, f"`{o.default}`", o.text] for o in describe_options(cls)]
     return table(["option", "type", "default", "what it is"], rows) if rows else "No options."
 
 
@@ -86,6 +88,26 @@ def components(plugins: Plugins, kind: str) -> str:
         title = f"#### {kind.replace('_', ' ')} `{name}`"
         parts += [title, inspect.getdoc(entry.component) or "", options(entry.component)]
     return "\n\n".join(parts)
+
+
+def choose_objective(plugins: Plugins) -> str:
+    """Every objective in a line: when it is the right one, what it needs, where it comes from."""
+    registry = plugins.registry("objective")
+    rows = []
+    for name in registry:
+        made, text = registry.create(name, {}), read_docstring(registry[name].component)
+        assert isinstance(made, Objective)
+        needs = [need for need in needs_of(made) if need not in ("a reference", "pairs")]
+        rows.append([f"[`{name}`](#objective-{name})", text.when, "; ".join(needs), text.source, text.trl])
+    return table(["name", "the right one when", "needs, beside pairs and a reference", "source", "TRL"], rows)
+
+
+def departures(plugins: Plugins) -> str:
+    """Where TRL's loss of that name is not the paper's."""
+    registry = plugins.registry("objective")
+    texts = {name: read_docstring(registry[name].component) for name in registry}
+    rows = [[f"`{name}`", text.departs] for name, text in texts.items() if text.departs]
+    return table(["objective", "here, and in TRL 1.16"], rows)
 
 
 def presets() -> str:
@@ -114,12 +136,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; a bar inside a cell is escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def _inherited(cls: type, name: str) -> str:
-    """The text of an option that a base class defines and documents."""
-    owners = [base for base in cls.__mro__[1:] if is_dataclass(base)]
-    return next((o.text for base in owners for o in describe_options(base) if o.name == name and o.text), "")
 
 
 def _facts(component: type[Component]) -> Iterator[str]:

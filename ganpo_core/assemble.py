@@ -15,9 +15,11 @@ from torch import Tensor
 from ganpo_core.adversary import Regularizer, build_regularizers
 from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
 from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, collate, load_pairs
+from ganpo_core.demands import check_objective_data, check_training
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import response_pass
 from ganpo_core.latents import read_latents
+from ganpo_core.losses import BatchStatistics
 from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.schedules import make_scheduler
@@ -39,6 +41,7 @@ class Run:
     reports: tuple[DataReport, ...]
     max_steps: int
     notes: tuple[str, ...]
+    statistics: BatchStatistics
 
     @property
     def needs_reference(self) -> bool:
@@ -66,6 +69,34 @@ class Run:
         pad = self.models.tokenizer.pad_token_id
         return collate([pairs[index] for index in indices], pad).to(self.models.device)
 
+    def mismatched_window(self, step: int) -> list[PairBatch]:
+        """The step's micro-batches once more, each prompt with the responses of the next pair of the stream."""
+        training, world = self.config.training, self.accelerator.num_processes
+        size = training.per_device_train_batch_size
+        indices = self.order.indices(step * self.pairs_per_step, self.pairs_per_step + 1)
+        starts = [
+            (micro * world + self.accelerator.process_index) * size
+            for micro in range(training.gradient_accumulation_steps)
+        ]
+        return [
+            self.mismatched(self.pairs, indices[start : start + size], indices[start + 1 : start + size + 1])
+            for start in starts
+        ]
+
+    def mismatched(self, pairs: PairDataset, prompts: list[int], responses: list[int]) -> PairBatch:
+        """A batch of the prompts of some pairs with the responses of others, cut to the longest row of the data."""
+        mixed = []
+        for asked, answered in zip(prompts, responses, strict=True):
+            prompt, pair = pairs[asked].prompt, pairs[answered]
+            room = pairs.longest - len(prompt)
+            mixed.append(dataclasses.replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
+        return collate(mixed, self.models.tokenizer.pad_token_id).to(self.models.device)
+
+    def gather_own_first(self, tensor: Tensor) -> Tensor:
+        """A one-dimensional tensor of every process, joined, this process's part first."""
+        joined: Tensor = self.accelerator.gather(tensor)
+        return joined.roll(-self.accelerator.process_index * len(tensor))
+
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         """Add a tensor up over all processes."""
         total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
@@ -89,7 +120,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     training = config.training
     # Read data before weights: mistakes in rows are cheaper to find.
     tokenizer = load_tokenizer(config.model)
-    data, data_notes = _within_context(config)
+    data, data_notes = within_context(config)
     pairs, report = load_pairs(data, tokenizer)
     evaluation: PairDataset | None = None
     reports = [report]
@@ -98,9 +129,15 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         reports.append(evaluation_report)
     order = PairOrder.of(pairs, config.seed)
     max_steps = count_steps(training, order.pairs_per_epoch, accelerator.num_processes)
-    if config.objective.token_statistics:
-        wanted = ", ".join(sorted(config.objective.token_statistics))
-        raise ConfigError(f"objective: needs the token statistics {wanted}, which the forward pass does not compute")
+    for dataset in (pairs, evaluation):
+        if dataset is not None:
+            check_objective_data(config, dataset)
+    statistics = BatchStatistics(config.objective)
+    if statistics.depends_on_micro_batch and training.gradient_accumulation_steps > 1:
+        data_notes.append(
+            "objective: compares the pairs of a micro-batch with each other, so gradient_accumulation_steps changes it; "
+            "for the loss of the whole step, raise per_device_train_batch_size instead"
+        )
 
     torch.manual_seed(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)
@@ -121,6 +158,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         max_steps,
         sum_over_processes,
     )
+    check_training(config, models)
     parallelize(models, accelerator, training.parallelism)
     optimizer = _optimizer(training, list(models.trainable().values()), models.device)
     warmup = round(training.warmup_ratio * max_steps) if training.warmup_steps is None else training.warmup_steps
@@ -138,6 +176,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         reports=tuple(reports),
         max_steps=max_steps,
         notes=(*config.notes, *data_notes, *notes),
+        statistics=statistics,
     )
 
 
@@ -154,7 +193,7 @@ def _with_settled_forms(config: RunConfig, regularizers: list[Regularizer]) -> R
     return dataclasses.replace(config, resolved=resolved)
 
 
-def _within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
+def within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
     """The data section with `max_length` no longer than the model's context, and a note if that shortened it."""
     context = context_length(config.model)
     if context is None or config.data.max_length <= context:

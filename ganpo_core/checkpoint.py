@@ -49,6 +49,7 @@ def save_checkpoint(run: Run, step: int, metrics: MetricSums) -> None:
         for key, value in run.optimizer.state[weight].items()
     }
     adversary = {f"{r.plan.name}.{name}": value for r in run.regularizers for name, value in r.tensors().items()}
+    reference = {name: whole(weight.detach()) for name, weight in _moving_reference(run)}
     randomness = gather_object([_randomness()])
     # Every process holds its own part of the interval's metrics.
     interval = gather_object([metrics.state()])
@@ -59,6 +60,7 @@ def save_checkpoint(run: Run, step: int, metrics: MetricSums) -> None:
             "schedule": {key: run.scheduler.state_dict()[key] for key in ("last_epoch", "_step_count", "_last_lr")},
             "adversary": {regularizer.plan.name: regularizer.state() for regularizer in run.regularizers},
             "metrics": interval,
+            "statistics": run.statistics.state(),
             "randomness": randomness,
             "identity": identity(run),
         }
@@ -67,6 +69,8 @@ def save_checkpoint(run: Run, step: int, metrics: MetricSums) -> None:
             _save_tensors(weights, folder / "policy.safetensors")
             _save_tensors(moments, folder / "optimizer.safetensors")
             _save_tensors(adversary, folder / "adversary.safetensors")
+            if reference:
+                _save_tensors(reference, folder / "reference.safetensors")
             (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
         root = run.config.output_dir / FOLDER
@@ -162,6 +166,12 @@ def _load(run: Run, metrics: MetricSums, folder: Path, say: Callable[[str], None
         prefix = f"{regularizer.plan.name}."
         own = {key.removeprefix(prefix): value for key, value in adversary.items() if key.startswith(prefix)}
         regularizer.load(own, state["adversary"][regularizer.plan.name])
+    run.statistics.load(state["statistics"])
+    if moving := dict(_moving_reference(run)):
+        saved = load_file(folder / "reference.safetensors")
+        with torch.no_grad():
+            for name, weight in moving.items():
+                weight.copy_(like(saved[name], weight))
     same = state["num_processes"] == run.accelerator.num_processes
     if not same:
         say(f"resuming on {run.accelerator.num_processes} processes what ran on {state['num_processes']}: not bitwise")
@@ -169,6 +179,13 @@ def _load(run: Run, metrics: MetricSums, folder: Path, say: Callable[[str], None
         _set_randomness(state["randomness"][run.accelerator.process_index])
         metrics.load(state["metrics"][run.accelerator.process_index])
     return int(state["step"])
+
+
+def _moving_reference(run: Run) -> list[tuple[str, torch.nn.Parameter]]:
+    """The reference's weights where they follow the policy; otherwise the run file says what they are."""
+    if run.config.training.sync_reference is None or run.models.reference is None:
+        return []
+    return list(run.models.reference.named_parameters())
 
 
 def _check_identity(saved: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:

@@ -60,6 +60,18 @@ def synchronize_gradients(models: Models, last: bool) -> Iterator[None]:
         yield
 
 
+@torch.no_grad()
+def sync_reference(models: Models, mixup: float) -> None:
+    """Replace the reference by `mixup` times the policy plus the rest of itself (TR-DPO, arXiv 2404.09656)."""
+    assert models.reference is not None
+    for model in (models.policy, models.reference):
+        if isinstance(model, FSDPModule):
+            model.reshard()  # its own weights stay gathered after a pass without a backward
+    weights = dict(models.policy.named_parameters())
+    for name, weight in models.reference.named_parameters():
+        weight.mul_(1 - mixup).add_(weights[name].to(weight.dtype), alpha=mixup)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor gathered from its shards; collective where it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

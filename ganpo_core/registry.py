@@ -101,16 +101,25 @@ class Registry(Mapping[str, Entry]):
         """A validated instance. Raises ConfigError with every mistake, each named by its path under `path`."""
         where = self.kind.section if path is None else path
         component: Component = validate(self[name].component, options, where)
+        component.bind(self.create, where)
         return component
 
     def unknown(self, name: str) -> str:
         """What a user reads who asked for a name that nobody registered."""
-        message = f"{self.kind.name} '{name}' is not known.{did_you_mean(name, self)} Known: {', '.join(self) or 'none'}"
+        hint = self._usual_name(name) or did_you_mean(name, self)
+        message = f"{self.kind.name} '{name}' is not known.{hint} Known: {', '.join(self) or 'none'}"
         if self._available:
             nearest = closest(name, self._available) or self._available[0]
             message += f". Installed but not enabled: {', '.join(self._available)}"
             message += f"; enable one with `plugins: [{nearest}]`"
         return message
+
+    def _usual_name(self, name: str) -> str:
+        """Who calls which component by a name that is another's here; empty where nobody does."""
+        for own, entry in self._entries.items():
+            if name in entry.component.known_as:
+                return f" {entry.component.known_as[name]} calls '{own}' so: write `use: {own}`."
+        return ""
 
 
 def source_file(component: type[Component]) -> str:

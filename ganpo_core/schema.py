@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -41,11 +41,21 @@ def describe_options(cls: type) -> list[OptionText]:
             field.name,
             _type_text(hints[field.name]),
             _default_text(field),
-            " ".join(str(properties[field.name].get("description", "")).split()),
+            " ".join(str(properties[field.name].get("description") or _inherited_text(cls, field.name)).split()),
         )
         for field in fields(cls)
         if field.init
     ]
+
+
+def _inherited_text(cls: type, name: str) -> str:
+    """The text of an option that a base class defines and documents."""
+    for base in cls.__mro__[1:]:
+        if is_dataclass(base):
+            found = adapter(base).json_schema().get("properties", {}).get(name, {}).get("description")
+            if found:
+                return str(found)
+    return ""
 
 
 def run_schema(plugins: Plugins) -> dict[str, Any]:

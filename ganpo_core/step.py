@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from ganpo_core.adversary import LatentBatch, LatentForces, Regularizer, Totals
 from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
-from ganpo_core.errors import PluginError, TrainingError
-from ganpo_core.forward import Pass, response_pass
+from ganpo_core.errors import TrainingError
+from ganpo_core.forward import Pass, Wanted, response_pass
 from ganpo_core.latents import read_latents
+from ganpo_core.losses import Losses, Scored, objective_losses
 from ganpo_core.metrics import MetricSums
-from ganpo_core.parallel import synchronize_gradients, whole
-from ganpo_core.types import PairLogps, PairLoss, Source
+from ganpo_core.parallel import sync_reference, synchronize_gradients, whole
+from ganpo_core.types import Source
 
 START_GAP = 1e-3
 """Nats by which policy and reference may differ on a response before the first update."""
@@ -27,6 +28,7 @@ def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: Metric
     for regularizer in run.regularizers:
         regularizer.begin_step(step, len(window))
     totals = {regularizer: _totals(run, regularizer, window) for regularizer in run.regularizers}
+    known = run.statistics.begin_step(window, mismatched_passes(run, step), run.sum_over_processes)
     ahead = [regularizer for regularizer in run.regularizers if regularizer.looks_ahead]
     if ahead and len(window) > 1:
         _look_ahead(run, ahead, window, totals, metrics)
@@ -34,17 +36,24 @@ def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: Metric
     for index, batch in enumerate(window):
         with synchronize_gradients(run.models, last=index == len(window) - 1):
             reference = reference_pass(run, batch)
-            policy = policy_pass(run, batch)
+            policy = policy_pass(run, batch, against=reference.logits)
             if step == 0 and index == 0:
                 check_start(run, policy, reference)
-            loss_parts.append(_backward(run, batch, policy, reference, step, len(window), totals, metrics))
+            loss_parts.append(_backward(run, batch, policy, reference, step, len(window), totals, known, metrics))
     _update(run, window, step, torch.stack(loss_parts).sum(), metrics)
     metrics.finish_step()
 
 
-def policy_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
-    """The policy's log-probabilities and the hidden states that the extractors ask for."""
-    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps)
+def policy_pass(run: Run, batch: PairBatch, logps: bool = True, against: Tensor | None = None) -> Pass:
+    """The policy's log-probabilities and the hidden states that the extractors ask for.
+
+    `against` are the reference's logits, where the objective compares whole distributions.
+    """
+    objective, routes = run.config.objective, run.config.training.router_aux_loss_coef is not None
+    wanted = Wanted(
+        "policy", objective.token_statistics, "token_ids" in objective.needs, against, router_loss=logps and routes
+    )
+    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted)
 
 
 def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
@@ -53,36 +62,32 @@ def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
         return Pass(None, {})
     logps = logps and run.config.objective.needs_reference
     with run.models.as_reference() as reference:
-        return response_pass(reference, reference, batch, _sources(run), logps)
+        wanted = Wanted("reference", run.config.objective.token_statistics)
+        return response_pass(reference, reference, batch, _sources(run), logps, wanted)
 
 
-def pair_loss(run: Run, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
-    """The objective's value for each pair. Raises PluginError for a shape that is not [B]."""
-    result = run.config.objective.loss(policy, reference)
-    pairs = policy.chosen.logps.shape[0]
-    if not isinstance(result, PairLoss) or result.per_pair.shape != (pairs,):
-        found = tuple(result.per_pair.shape) if isinstance(result, PairLoss) else type(result).__name__
-        name = type(run.config.objective).__name__
-        raise PluginError(f"{name}.loss returned {found}; expected a PairLoss with one value for each of {pairs} pairs")
-    return result
+def mismatched_passes(run: Run, step: int) -> Iterator[Scored]:
+    """Responses after other pairs' prompts, of the whole step, where the objective must know how likely they are."""
+    if run.statistics.needs_mismatched:
+        for batch in run.mismatched_window(step):
+            yield score(run, batch)
 
 
-def note_pairs(
-    metrics: MetricSums, loss: PairLoss, policy: PairLogps, prefix: str = "", count: int | None = None
-) -> None:
-    """Add what TRL logs of every pair (of the first `count` pairs), under TRL's names."""
-    margin = loss.chosen_reward - loss.rejected_reward
-    values = {
-        "objective_loss": loss.per_pair,
-        "rewards/chosen": loss.chosen_reward,
-        "rewards/rejected": loss.rejected_reward,
-        "rewards/margins": margin,
-        "rewards/accuracies": (margin > 0).double(),
-        "logps/chosen": policy.chosen.total,
-        "logps/rejected": policy.rejected.total,
-    }
-    for name, per_pair in values.items():
-        metrics.add(prefix + name, per_pair[:count])
+@torch.no_grad()
+def score(run: Run, batch: PairBatch) -> Scored:
+    """Log-probabilities alone, without gradients."""
+    policy = response_pass(run.models.run_policy, run.models.policy, batch).logps
+    assert policy is not None
+    if not run.config.objective.needs_reference:
+        return batch, policy, None
+    with run.models.as_reference() as reference:
+        return batch, policy, response_pass(reference, reference, batch).logps
+
+
+def note_losses(metrics: MetricSums, losses: Losses, prefix: str = "") -> None:
+    """Add what TRL logs of every pair, under TRL's names."""
+    for name, values in losses.metrics.items():
+        metrics.add(prefix + name, values)
 
 
 def check_start(run: Run, policy: Pass, reference: Pass) -> None:
@@ -112,15 +117,22 @@ def _backward(
     step: int,
     num_micro_batches: int,
     totals: Mapping[Regularizer, Totals],
+    known: Mapping[str, Tensor],
     metrics: MetricSums,
 ) -> Tensor:
     """Accumulate the policy's gradient of one micro-batch; returns this process's part of the step's loss."""
     assert policy.logps is not None
     # Data parallelism averages gradients over processes; shares of the whole step are to be added up.
     world = run.accelerator.num_processes
-    loss = pair_loss(run, policy.logps, reference.logps)
-    note_pairs(metrics, loss, policy.logps)
-    objective = loss.per_pair.sum() / run.pairs_per_step
+    here = run.statistics.of_batch((batch, policy.logps, reference.logps), run.gather_own_first)
+    losses = objective_losses(run.config.objective, batch, policy.logps, reference.logps, {**known, **here})
+    note_losses(metrics, losses)
+    objective = losses.per_item.sum() / run.pairs_per_step
+    if policy.router_loss is not None:
+        coefficient = run.config.training.router_aux_loss_coef or 0.0
+        share = batch.num_pairs / run.pairs_per_step
+        metrics.add_part("router_loss", policy.router_loss * share)
+        objective = objective + coefficient * share * policy.router_loss
     total = objective.detach()
     forces = LatentForces(policy.captured)
     for regularizer in run.regularizers:
@@ -149,14 +161,18 @@ def _update(run: Run, window: Sequence[PairBatch], step: int, loss: Tensor, metr
         rows = ", ".join(f"{source} row {row}" for batch in window for source, row in batch.pair_ids)
         raise TrainingError(
             f"step {step + 1}: the loss ({float(loss):g}) or the policy's gradient (norm {float(norm):g}) is not "
-            f"finite; the policy was not updated. The step's pairs here: {rows}. Look at these rows with `ganpo data inspect`, "
-            "or lower training.learning_rate"
+            f"finite; the policy was not updated. The step's pairs here: {rows}. Look at these rows with "
+            "`ganpo data inspect`, or lower training.learning_rate"
         )
     metrics.add("grad_norm", norm)
     for regularizer in run.regularizers:
         regularizer.finish_step(metrics)
+    run.statistics.finish_step(run.sum_over_processes)
     run.optimizer.step()
     run.scheduler.step()
+    sync = run.config.training.sync_reference
+    if sync is not None and (step + 1) % sync.every == 0:
+        sync_reference(run.models, sync.mixup)
     run.optimizer.zero_grad(set_to_none=True)
 
 

@@ -131,8 +131,9 @@ def test_a_stale_table_is_named_and_left_alone_by_check(
     assert generate.main(["--check"]) == 0
 
 
-def test_every_built_in_component_is_in_the_configuration_page() -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+def test_every_built_in_component_is_in_the_configuration_page_or_in_that_of_objectives() -> None:
+    pages = (ROOT / "docs" / name for name in ("configuration.md", "objectives.md"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     titles = [f"#### {kind.replace('_', ' ')} `{name}`" for kind, name, _ in load_plugins().entries()]
     assert titles
     assert not [title for title in titles if title not in text]
@@ -253,7 +254,7 @@ def test_the_messages_in_the_guide_are_what_a_user_reads(
     guide = PLUGIN_GUIDE.read_text(encoding="utf-8")
     game = {"latents": {"use": "hidden_state"}, "discriminator": {"use": "transformer"}}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"objective": {"use": "simp"}}, "objective 'simp' is not known. Did you mean 'simpo'? Known: dpo, "),
+        ({"objective": {"use": "simp"}}, "objective 'simp' is not known. Did you mean 'simpo'? Known: alpha_po, "),
         ({"objective": {"use": "dpo", "betta": 1.0}}, "objective.betta: unknown option. Did you mean 'beta'?"),
         ({"objective": {"use": "dpo", "beta": -1.0}}, "objective.beta: must be greater than 0, got -1"),
         (

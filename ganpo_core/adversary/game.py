@@ -196,7 +196,7 @@ class CriticGame(Regularizer):
                 self._settle()
 
     @property
-    def _current_KG(self) -> Tensor:
+    def _current(self) -> Tensor:
         return self.means.values_KG if self._baselines_KG is None else self._baselines_KG
 
     # -- losses ------------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class CriticGame(Regularizer):
     def _critic_loss(
         self, index: int, side: SideScores, live: tuple[float, float, float], batch: LatentBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        plan, means_G = self.plan, self._current_KG[index]
+        plan, means_G = self.plan, self._current[index]
         anchor = _scores(side.anchor, means_G[OWN], live[OWN])
         policy = _scores(side.policy, means_G[POLICY], live[POLICY])
         own = plan.divergence.critic_loss(anchor, policy)
@@ -251,7 +251,7 @@ class CriticGame(Regularizer):
             assert features is not None
             distance = _feature_distance(side.anchor, side.policy, batch.policy_side(index).mask)
             return distance * totals.share(batch, index, features.shape[1])
-        share, means_G = totals.pair_share(batch), self._current_KG[index]
+        share, means_G = totals.pair_share(batch), self._current[index]
         mine = _scores(side.policy, means_G[POLICY])
         own = Scores(side.anchor.scores.detach(), side.anchor.valid, means_G[OWN])
         if form == "paired_score":

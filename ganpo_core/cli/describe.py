@@ -14,6 +14,9 @@ def describe(
     plugin: Annotated[list[str] | None, typer.Option(help="Enable a third-party plugin first.")] = None,
 ) -> None:
     """Print a component's documentation, options, provider and source file."""
+    from ganpo_core.components import Objective
+    from ganpo_core.docstrings import needs_of
+    from ganpo_core.errors import ConfigError
     from ganpo_core.plugins import load_plugins
     from ganpo_core.registry import source_file
     from ganpo_core.schema import describe_options
@@ -30,5 +33,14 @@ def describe(
     for option in options:
         print(f"  {option.name}: {option.type} = {option.default}")
         print(f"      {option.text}")
+    if issubclass(entry.component, Objective):
+        try:
+            made = registry.create(name, {})
+        except ConfigError:
+            made = None  # it has options without a default
+        if isinstance(made, Objective):
+            print(f"\nNeeds       {'; '.join(needs_of(made))}")
+    for other, who in entry.component.known_as.items():
+        print(f"\nAlso called '{other}' ({who})")
     print(f"\nProvided by {entry.provider} ({entry.provider.distribution or 'a file'})")
     print(f"Source      {source_file(entry.component)}")

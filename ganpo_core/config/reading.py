@@ -95,7 +95,15 @@ class Reading:
             return None
         self.origins[f"{path}.use"] = self.document.origin(f"{path}.use")
         written = {key: value for key, value in section.items() if key != "use"}
-        return self.make(path, registry[name].component, written, preset)
+        made = self.make(path, registry[name].component, written, preset)
+        if made is not None:
+            try:
+                made.bind(registry.create, path)
+            except ConfigError as error:
+                for message in error.problems:
+                    self.problem(message.partition(": ")[0], message)
+                return None
+        return made
 
     def make(
         self, path: str, cls: type[Options], written: Mapping[str, Any], preset: PresetPart = PresetPart()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from ganpo_core.components import (
     OPTIONS,
@@ -174,6 +174,16 @@ class AdversaryConfig(Section):
 
 
 @dataclass(frozen=True)
+class SyncReference(Section):
+    """Let the reference follow the policy (arXiv 2404.09656)."""
+
+    every: PositiveInt = 512
+    """Optimizer steps between two moves."""
+    mixup: Annotated[float, Gt(0), Le(1)] = 0.6
+    """Share of the policy in the new reference; 1 replaces it."""
+
+
+@dataclass(frozen=True)
 class TrainingConfig(Section):
     """The loop; names as in transformers.TrainingArguments."""
 
@@ -205,6 +215,10 @@ class TrainingConfig(Section):
     """Of the policy's AdamW."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Clips the policy's gradient; null does not."""
+    sync_reference: SyncReference | None = None
+    """Move the reference's weights towards the policy's; null keeps it frozen."""
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """Weight of the loss that balances a mixture's experts; null leaves it out."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more work for much less memory."""
     parallelism: Literal["ddp", "fsdp2"] = "ddp"

@@ -5,7 +5,7 @@ Shape suffixes: N rows, the B chosen sides and then the B rejected ones; S posit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,21 @@ class PairBatch:
     """The first position of any response: nothing before it is scored."""
     response_length: int
     """Tokens of the longest response."""
+    desirable: Tensor | None = None
+    """[B] bool, for unpaired data: where True the chosen side holds the response, else the rejected one. The other row
+    of the pair is empty."""
+    preference: Tensor | None = None
+    """[B], the probability that the chosen response is the better one, where the data say."""
+
+    @property
+    def rows(self) -> Tensor | None:
+        """[B], the rows that hold a response; None where all do."""
+        if self.desirable is None:
+            return None
+        import torch
+
+        index = torch.arange(self.num_pairs, device=self.desirable.device)
+        return torch.where(self.desirable, index, index + self.num_pairs)
 
     @property
     def num_pairs(self) -> int:
@@ -42,15 +57,20 @@ class PairBatch:
         """The same batch on another device."""
         tokens = TokenMap(self.tokens.valid.to(device), self.tokens.prompt.to(device), self.tokens.response.to(device))
         return replace(
-            self, input_ids=self.input_ids.to(device), position_ids=self.position_ids.to(device), tokens=tokens
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            tokens=tokens,
+            desirable=None if self.desirable is None else self.desirable.to(device),
+            preference=None if self.preference is None else self.preference.to(device),
         )
 
 
 def collate(pairs: Sequence[TokenPair], pad_token_id: int) -> PairBatch:
-    """One batch of at least one pair, as wide as its longest side."""
+    """One batch of at least one pair (or of single responses), as wide as its longest side."""
     import torch
 
-    sides = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]
+    sides = [side for responses in ("chosen", "rejected") for side in _sides(pairs, responses)]
     num_prompt_N = torch.tensor([[len(prompt)] for prompt, _ in sides])
     num_valid_N = torch.tensor([[len(prompt) + len(response)] for prompt, response in sides])
     width = int(num_valid_N.max())
@@ -65,6 +85,22 @@ def collate(pairs: Sequence[TokenPair], pad_token_id: int) -> PairBatch:
         position_ids=position_S.expand_as(input_ids_NS),
         tokens=TokenMap(valid=valid_NS, prompt=prompt_NS, response=valid_NS & ~prompt_NS),
         pair_ids=tuple((pair.source, pair.row) for pair in pairs),
-        first_response=min(len(prompt) for prompt, _ in sides),
+        first_response=min(len(prompt) for prompt, response in sides if response),
         response_length=max(len(response) for _, response in sides),
+        desirable=torch.tensor([bool(pair.chosen) for pair in pairs]) if pairs[0].is_single else None,
+        preference=_preferences(pairs),
     )
+
+
+def _sides(pairs: Sequence[TokenPair], responses: str) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """(prompt, response) of one side of each pair; both empty where the pair is a single response of the other side."""
+    for pair in pairs:
+        response = getattr(pair, responses)
+        yield (pair.prompt if response else ()), response
+
+
+def _preferences(pairs: Sequence[TokenPair]) -> Tensor | None:
+    import torch
+
+    known = [pair.preference for pair in pairs if pair.preference is not None]
+    return torch.tensor(known) if len(known) == len(pairs) else None

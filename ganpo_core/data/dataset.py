@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ class TokenPair:
     """The name of the source, as the data report has it."""
     row: int
     """1 for the first row of the source."""
+    preference: float | None = None
+    """The probability that the chosen response is the better one, where the data say."""
+
+    @property
+    def is_single(self) -> bool:
+        """True for one response of unpaired data: desirable ones are chosen, and the other side is empty."""
+        return not (self.chosen and self.rejected)
 
     @property
     def length(self) -> int:
@@ -40,12 +48,14 @@ class PairDataset(Sequence[TokenPair]):
     def __init__(self, pairs: Iterable[TokenPair], weights: Mapping[str, float] | None = None) -> None:
         """`pairs` come source after source; `weights` are by source name, 1 for those not named."""
         tokens, lengths, rows = array("i"), array("i"), array("q")
+        preferences = array("d")
         counts: dict[str, int] = {}
         for pair in pairs:
             if pair.source in counts and pair.source != next(reversed(counts)):
                 raise ValueError(f"the pairs of source '{pair.source}' are not together")
             counts[pair.source] = counts.get(pair.source, 0) + 1
             rows.append(pair.row)
+            preferences.append(math.nan if pair.preference is None else pair.preference)
             for side in (pair.prompt, pair.chosen, pair.rejected):
                 tokens.extend(side)
                 lengths.append(len(side))
@@ -58,6 +68,7 @@ class PairDataset(Sequence[TokenPair]):
         self._tokens = np.array(tokens, dtype=np.int32)
         self._rows = np.array(rows, dtype=np.int64)
         self._lengths = np.array(lengths, dtype=np.int32).reshape(-1, 3)
+        self._preferences = np.array(preferences, dtype=np.float64)
         self._starts = np.concatenate([[0], self._lengths.sum(axis=1, dtype=np.int64).cumsum()])
         self._source_of = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
 
@@ -65,6 +76,26 @@ class PairDataset(Sequence[TokenPair]):
     def lengths(self) -> NDArray[np.int32]:
         """[pairs, 3]: tokens of each prompt, chosen response and rejected response."""
         return self._lengths
+
+    @property
+    def is_unpaired(self) -> bool:
+        """True where single responses are among the rows."""
+        return bool((self._lengths[:, 1:] == 0).any())
+
+    @property
+    def is_mixed(self) -> bool:
+        """True where both pairs and single responses are."""
+        return self.is_unpaired and not bool((self._lengths[:, 1:] == 0).any(axis=1).all())
+
+    @property
+    def has_preferences(self) -> bool:
+        """True where every pair says how probable it is that the chosen response is the better one."""
+        return not bool(np.isnan(self._preferences).any())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row, prompt included."""
+        return int((self._lengths[:, 0] + self._lengths[:, 1:].max(axis=1)).max())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -84,7 +115,8 @@ class PairDataset(Sequence[TokenPair]):
         prompt, chosen, _ = self._lengths[index]
         tokens = tuple(self._tokens[self._starts[index] : self._starts[index + 1]].tolist())
         sides = tokens[:prompt], tokens[prompt : prompt + chosen], tokens[prompt + chosen :]
-        return TokenPair(*sides, self.sources[self._source_of[index]], int(self._rows[index]))
+        known = None if np.isnan(self._preferences[index]) else float(self._preferences[index])
+        return TokenPair(*sides, self.sources[self._source_of[index]], int(self._rows[index]), known)
 
     def __iter__(self) -> Iterator[TokenPair]:
         return (self[i] for i in range(len(self)))
@@ -94,4 +126,6 @@ class PairDataset(Sequence[TokenPair]):
         digest = hashlib.sha256()
         for values in (self._lengths, self._tokens):
             digest.update(np.ascontiguousarray(values, dtype="<i4").tobytes())
+        if not np.isnan(self._preferences).all():
+            digest.update(np.ascontiguousarray(self._preferences, dtype="<f8").tobytes())
         return digest.hexdigest()

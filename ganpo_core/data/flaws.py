@@ -19,6 +19,8 @@ class Flaw(StrEnum):
     IDENTICAL_RESPONSES = "identical_responses"
     RESPONSE_STARTS_WITHOUT_ASSISTANT = "response_starts_without_assistant"
     RESPONSE_ENDS_WITHOUT_ASSISTANT = "response_ends_without_assistant"
+    BAD_LABEL = "bad_label"
+    BAD_PREFERENCE = "bad_preference"
     BAD_TOOLS = "bad_tools"
     BAD_TEMPLATE_OPTIONS = "bad_template_options"
     REFUSED_BY_TEMPLATE = "refused_by_template"

@@ -6,8 +6,9 @@ Standard (text) or conversational (messages), with an explicit or an implicit pr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ganpo_core.data.flaws import Flaw, RowError
 from ganpo_core.data.messages import Message, is_blank, read_side, without_nulls
@@ -28,6 +29,10 @@ class TextPair:
     prompt: str
     chosen: str
     rejected: str
+    label: bool | None = None
+    """For unpaired data: whether the response, which then stands on both sides, is desirable."""
+    preference: float | None = None
+    """The probability that the chosen response is the better one."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,20 @@ class ChatPair:
     rejected: list[Message]
     tools: list[object] | None = None
     template_options: Mapping[str, object] = field(default_factory=dict)
+    label: bool | None = None
+    """As in TextPair."""
+    preference: float | None = None
+    """As in TextPair."""
 
 
 def parse_row(row: Row) -> TextPair | ChatPair:
-    """The pair that a row holds. Raises RowError; columns that no format knows are ignored."""
+    """The pair (or the single response) that a row holds. Raises RowError; unknown columns are ignored."""
+    if "completion" in row and "chosen" not in row:
+        return _single_response(row)
+    return replace(_pair(row), preference=_read_preference(row.get("preference")))
+
+
+def _pair(row: Row) -> TextPair | ChatPair:
     chosen, rejected = read_side(row.get("chosen"), "chosen"), read_side(row.get("rejected"), "rejected")
     prompt = read_side(row["prompt"], "prompt") if "prompt" in row else None
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
@@ -58,6 +73,44 @@ def shared_length(chosen: Sequence[object], rejected: Sequence[object]) -> int:
     shorter = min(len(chosen), len(rejected))
     length = next((i for i in range(shorter) if chosen[i] != rejected[i]), max(shorter - 1, 0))
     return length - 1 if length and chosen[length - 1] == " " else length
+
+
+def _single_response(row: Row) -> TextPair | ChatPair:
+    """TRL's unpaired format: a prompt, a completion and a label."""
+    label = _read_label(row.get("label"))
+    prompt, completion = read_side(row.get("prompt"), "prompt"), read_side(row.get("completion"), "completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        if not prompt.strip():
+            raise RowError(Flaw.EMPTY_PROMPT, "`prompt` is empty or whitespace")
+        if not completion.strip():
+            raise RowError(Flaw.EMPTY_RESPONSE, "`completion` is empty or whitespace")
+        return TextPair(prompt, completion, completion, label)
+    asked = [_message("user", prompt)] if isinstance(prompt, str) else prompt
+    response = _without_prompt(asked, _as_messages(completion))
+    if all(is_blank(message) for message in asked):
+        raise RowError(Flaw.EMPTY_PROMPT, "there is no message before the completion, or none with content")
+    _check_response(response, "completion")
+    return ChatPair(asked, response, response, _read_tools(row.get("tools")), _read_options(row), label)
+
+
+def _read_label(value: object) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    text = str(value).strip().lower()
+    if not isinstance(value, bool | int | str) or text not in known:
+        raise RowError(Flaw.BAD_LABEL, f"`label` says whether the completion is desirable: true or false, not {value!r}")
+    return known[text]
+
+
+def _read_preference(value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        chance = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        chance = math.nan
+    if isinstance(value, bool) or not 0 <= chance <= 1:
+        raise RowError(Flaw.BAD_PREFERENCE, f"`preference` is a probability between 0 and 1, not {value!r}")
+    return chance
 
 
 def _text_pair(prompt: str | None, chosen: str, rejected: str) -> TextPair:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ganpo_core.data.dataset import PairDataset, TokenPair
 from ganpo_core.data.flaws import RowError
-from ganpo_core.data.formats import parse_row
+from ganpo_core.data.formats import ChatPair, TextPair, parse_row
 from ganpo_core.data.overlong import fit
 from ganpo_core.data.render import Rendered
 from ganpo_core.data.report import DataReport, SourceReport, listing
@@ -45,7 +45,13 @@ def load_pairs(
             counts = report.sources[source.name] = SourceReport()
             yield from _SourceReader(source, pair_tokenizer, config, counts).pairs()
 
-    return PairDataset(all_pairs(), {source.name: source.weight for source in sources}), report
+    dataset = PairDataset(all_pairs(), {source.name: source.weight for source in sources})
+    if dataset.is_mixed:
+        raise DataError(
+            "data: some rows are pairs (`chosen`, `rejected`) and some are single responses (`completion`, `label`); "
+            "give rows of one kind"
+        )
+    return dataset, report
 
 
 class _SourceReader:
@@ -63,25 +69,28 @@ class _SourceReader:
         """The pairs that stand. Raises DataError, after the last row, where too many do not."""
         rendered = self._rendered()
         while chunk := list(islice(rendered, CHUNK)):
-            tokenized = self.tokenizer.tokenize([text for _, text in chunk])
-            for (row, _), pair in zip(chunk, tokenized, strict=True):
+            tokenized = self.tokenizer.tokenize([text for _, text, _ in chunk])
+            for (row, _, parsed), whole in zip(chunk, tokenized, strict=True):
+                pair = whole if parsed.label is None else whole.single(parsed.label)
                 try:
-                    pair.check()
+                    pair.check(is_single=parsed.label is not None)
                 except RowError as error:
                     self._count(row, error)
                     continue
                 if fitted := self._fitted(row, pair):
                     self.report.kept += 1
                     self.report.notes.update(fitted.notes)
-                    yield TokenPair(fitted.prompt, fitted.chosen, fitted.rejected, self.source.name, row)
+                    sides = (fitted.prompt, fitted.chosen, fitted.rejected)
+                    yield TokenPair(*sides, self.source.name, row, parsed.preference)
         self._judge()
 
-    def _rendered(self) -> Iterator[tuple[int, Rendered]]:
+    def _rendered(self) -> Iterator[tuple[int, Rendered, TextPair | ChatPair]]:
         for row, values in enumerate(read_rows(self.source), start=1):
             self.report.rows = row
             self._columns.update(dict.fromkeys(values))
             try:
-                yield row, self.tokenizer.render(parse_row(values), f"{self.source.place}, row {row}")
+                parsed = parse_row(values)
+                yield row, self.tokenizer.render(parsed, f"{self.source.place}, row {row}"), parsed
             except RowError as error:
                 self._count(row, error)
 
@@ -110,10 +119,13 @@ class _SourceReader:
         report, place = self.report, self.source.place
         if report.rows == 0:
             raise DataError(f"{place} has no rows. Check the path and the split.")
-        if missing := [column for column in ("chosen", "rejected") if column not in self._columns]:
+        is_unpaired = "completion" in self._columns and "chosen" not in self._columns
+        required = ("prompt", "completion", "label") if is_unpaired else ("chosen", "rejected")
+        if missing := [column for column in required if column not in self._columns]:
+            names = "prompt, completion and label" if is_unpaired else "prompt (optional), chosen and rejected"
             raise DataError(
                 f"{place} has no column {' and no column '.join(missing)}; it has: {', '.join(self._columns)}. "
-                "Rename the columns to prompt (optional), chosen and rejected."
+                f"Rename the columns to {names}."
             )
         if self._first_flaw and (report.kept == 0 or report.flawed.total() > MOST_FLAWED * report.rows):
             row, error = self._first_flaw

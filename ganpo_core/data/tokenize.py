@@ -32,10 +32,16 @@ class TokenizedPair:
     rejected: Ids
     notes: tuple[str, ...] = ()
 
-    def check(self) -> None:
+    def single(self, label: bool) -> TokenizedPair:
+        """One response of unpaired data: on the chosen side where it is desirable, else on the other."""
+        return TokenizedPair(self.prompt, self.chosen if label else [], [] if label else self.rejected, self.notes)
+
+    def check(self, is_single: bool = False) -> None:
         """Raises RowError where tokenizing left a side empty or made both responses the same."""
         if not self.prompt:
             raise RowError(Flaw.EMPTY_PROMPT, "the prompt has no tokens")
+        if is_single and (self.chosen or self.rejected):
+            return
         if not self.chosen or not self.rejected:
             raise RowError(Flaw.EMPTY_RESPONSE, "a response has no tokens")
         if self.chosen == self.rejected:

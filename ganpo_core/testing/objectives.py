@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,21 +25,23 @@ NUM_PAIRS, NUM_TOKENS = 5, 6
 CHOSEN_LENGTHS, REJECTED_LENGTHS = (4, 1, 3, 2, 6), (2, 5, 1, 6, 4)
 
 
-def check_objective(objective: Objective, *, additive: bool = True) -> None:
+def check_objective(objective: Objective, *, additive: bool = True, differentiable: bool = True) -> None:
     """Check `loss` (and `loss_unpaired`, where it is defined) of an objective.
 
-    `additive=False` for losses whose value for one pair depends on the other pairs of its micro-batch.
+    `additive=False` for losses whose value for one pair depends on the other pairs of its micro-batch, which those
+    with `batch_statistics` may. `differentiable=False` where a stopped gradient makes it no derivative of the loss.
     """
     expect_component(objective, Objective)
     check = _Check(objective)
     check.values_are_finite()
     check.only_response_tokens_count()
-    check.gradients_are_right()
+    if differentiable:
+        check.gradients_are_right()
     check.order_of_pairs_does_not_matter()
-    if additive:
+    if additive and not objective.batch_statistics:
         check.pairs_are_independent()
     check.better_margins_cost_less()
-    if type(objective).loss_unpaired is not Objective.loss_unpaired:
+    if objective.takes_unpaired:
         check.unpaired_loss_is_finite()
 
 
@@ -88,11 +90,8 @@ class _Check:
         policy, reference = self.pairs(0), self.pairs(1)
 
         def per_pair(chosen: Tensor, rejected: Tensor) -> Tensor:
-            sides = (
-                TokenLogps(chosen, policy.chosen.mask, policy.chosen.statistics),
-                TokenLogps(rejected, policy.rejected.mask, policy.rejected.statistics),
-            )
-            return self.loss(PairLogps(*sides), reference).per_pair
+            sides = (replace(policy.chosen, logps=chosen), replace(policy.rejected, logps=rejected))
+            return self.loss(replace(policy, chosen=sides[0], rejected=sides[1]), reference).per_pair
 
         expect_gradcheck(per_pair, _leaves(policy), self.where)
 
@@ -146,9 +145,15 @@ class _Check:
 
             mask = torch.arange(NUM_TOKENS) < torch.tensor(lengths)[:, None]
             statistics = {name: draw() for name in sorted(self.objective.token_statistics)}
-            return TokenLogps((-3 * draw() - 0.05).requires_grad_(seed == 0), mask, statistics)
+            logps = (-3 * draw() - 0.05).requires_grad_(seed == 0)
+            ids = torch.randint(4, mask.shape, generator=generator) if "token_ids" in self.objective.needs else None
+            return TokenLogps(logps, mask, statistics, ids)
 
-        return PairLogps(side(CHOSEN_LENGTHS), side(REJECTED_LENGTHS))
+        pairs = PairLogps(side(CHOSEN_LENGTHS), side(REJECTED_LENGTHS))
+        if "preference" in self.objective.needs:
+            chance = 0.5 + 0.5 * torch.rand(NUM_PAIRS, generator=generator, dtype=torch.float64)
+            pairs = replace(pairs, preference=chance)
+        return pairs
 
     def uniform(self, chosen: float, rejected: float) -> PairLogps:
         """Pairs whose responses have these log-probabilities, spread evenly over their tokens, in float32."""
@@ -156,9 +161,9 @@ class _Check:
 
         def spread(side: TokenLogps, total: float) -> TokenLogps:
             logps = (total / side.length)[:, None].expand(side.mask.shape).detach().clone().requires_grad_()
-            return TokenLogps(logps, side.mask, side.statistics)
+            return replace(side, logps=logps)
 
-        return PairLogps(spread(pairs.chosen, chosen), spread(pairs.rejected, rejected))
+        return replace(pairs, chosen=spread(pairs.chosen, chosen), rejected=spread(pairs.rejected, rejected))
 
 
 def _leaves(pairs: PairLogps) -> tuple[Tensor, Tensor]:
@@ -166,28 +171,34 @@ def _leaves(pairs: PairLogps) -> tuple[Tensor, Tensor]:
 
 
 def _each(pairs: PairLogps, change: Callable[[TokenLogps], TokenLogps]) -> PairLogps:
-    return PairLogps(change(pairs.chosen), change(pairs.rejected))
+    return replace(pairs, chosen=change(pairs.chosen), rejected=change(pairs.rejected))
 
 
 def _with_garbage(tokens: TokenLogps) -> TokenLogps:
     def spoil(values: Tensor) -> Tensor:
         return values.masked_fill(~tokens.mask, -GARBAGE)
 
-    return TokenLogps(spoil(tokens.logps), tokens.mask, _mapped(tokens.statistics, spoil))
+    return replace(tokens, logps=spoil(tokens.logps), statistics=_mapped(tokens.statistics, spoil))
 
 
 def _wider(tokens: TokenLogps) -> TokenLogps:
     def widen(values: Tensor) -> Tensor:
         return torch.nn.functional.pad(values, (0, 3))
 
-    return TokenLogps(widen(tokens.logps), widen(tokens.mask), _mapped(tokens.statistics, widen))
+    ids = None if tokens.token_ids is None else widen(tokens.token_ids)
+    return TokenLogps(widen(tokens.logps), widen(tokens.mask), _mapped(tokens.statistics, widen), ids)
 
 
 def _rows(pairs: PairLogps, index: Tensor) -> PairLogps:
     def take(values: Tensor) -> Tensor:
         return values[index]
 
-    return _each(pairs, lambda t: TokenLogps(take(t.logps), take(t.mask), _mapped(t.statistics, take)))
+    def rows(tokens: TokenLogps) -> TokenLogps:
+        ids = None if tokens.token_ids is None else take(tokens.token_ids)
+        return TokenLogps(take(tokens.logps), take(tokens.mask), _mapped(tokens.statistics, take), ids)
+
+    moved = _each(pairs, rows)
+    return moved if pairs.preference is None else replace(moved, preference=take(pairs.preference))
 
 
 def _mapped(statistics: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 def changed_tokens(
-    chosen_BT: Tensor, chosen_mask_BT: Tensor, rejected_BT: Tensor, rejected_mask_BT: Tensor, ignored: Sequence[int] = ()
+    chosen_BT: Tensor,
+    chosen_mask_BT: Tensor,
+    rejected_BT: Tensor,
+    rejected_mask_BT: Tensor,
+    ignored: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """[B, T] bool for each side, True on response tokens that the other response does not share in order."""
     found = torch.zeros_like(chosen_mask_BT), torch.zeros_like(rejected_mask_BT)
@@ -19,13 +23,17 @@ def changed_tokens(
         left = chosen_BT[row][chosen_mask_BT[row]].cpu().numpy()
         right = rejected_BT[row][rejected_mask_BT[row]].cpu().numpy()
         kept = common_subsequence(left, right)
-        for side, mask, tokens, common in zip(found, (chosen_mask_BT, rejected_mask_BT), (left, right), kept, strict=True):
+        for side, mask, tokens, common in zip(
+            found, (chosen_mask_BT, rejected_mask_BT), (left, right), kept, strict=True
+        ):
             differs = ~common & ~np.isin(tokens, list(ignored))
             side[row][mask[row]] = torch.from_numpy(differs).to(side.device)
     return found
 
 
-def common_subsequence(left: NDArray[np.int64], right: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def common_subsequence(
+    left: NDArray[np.int64], right: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which elements of each sequence belong to one longest common subsequence."""
     rows, columns = len(left), len(right)
     lengths = np.zeros((rows + 1, columns + 1), dtype=np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class DPO(Pairwise):
     When: the first thing to try on pairs from a model close to the reference.
     """
 
-    known_as = {"sigmoid": "TRL"}
+    known_as: ClassVar = {"sigmoid": "TRL"}
 
     beta: PositiveFloat = 0.1
     """Reward per nat of log-ratio: the strength of the pull towards the reference."""
@@ -52,7 +53,7 @@ class CDPO(DPO):
     When: labels are wrong at a known rate, and rewards should stay bounded.
     """
 
-    known_as = {}
+    known_as: ClassVar = {}
 
     label_smoothing: Smoothing = 0.1
     """Probability e that a label is wrong, below 0.5."""
@@ -69,7 +70,7 @@ class RobustDPO(DPO):
     When: labels are wrong at a known rate, and rewards should not shrink for it.
     """
 
-    known_as = {}
+    known_as: ClassVar = {}
 
     label_smoothing: Smoothing = 0.1
     """Probability e that a label is wrong, below 0.5."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,7 +82,7 @@ class EXO(Pairwise):
     When: the optimum of the regularized objective is to be approached mode-seeking, as with reinforcement learning.
     """
 
-    known_as = {"exo_pair": "TRL"}
+    known_as: ClassVar = {"exo_pair": "TRL"}
 
     label_smoothing: PositiveFloat = 1e-3
     """e, above 0 and below 0.5: the preference that is matched is 1 - e."""

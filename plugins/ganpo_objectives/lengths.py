@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class DPONorm(Pairwise):
     When: chosen responses are longer, and DPO makes answers grow.
     """
 
-    known_as = {"sigmoid_norm": "TRL"}
+    known_as: ClassVar = {"sigmoid_norm": "TRL"}
 
     beta: PositiveFloat = 2.0
     """Reward per nat of log-ratio per token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,7 +86,7 @@ class RPO(WithLikelihood):
     When: DPO lowers the likelihood of the chosen responses, as on proofs and code.
     """
 
-    known_as = {"irpo": "arXiv 2404.19733"}
+    known_as: ClassVar = {"irpo": "arXiv 2404.19733"}
 
     beta: PositiveFloat = 0.01
     """Reward per nat of log-ratio."""

@@ -56,7 +56,10 @@ class Pairwise(Objective):
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         given = reference if self.needs_reference else None
         own, anchor = self.weigh(policy, policy), None if given is None else self.weigh(self.anchor(given), policy)
-        sides = ((own.chosen, anchor and anchor.chosen), (own.rejected, anchor and anchor.rejected))
+        sides = (
+            (own.chosen, None if anchor is None else anchor.chosen),
+            (own.rejected, None if anchor is None else anchor.rejected),
+        )
         chosen, rejected = (self.normalize(self.link(log_ratio(mine, its)), mine) for mine, its in sides)
         per_pair = self.finish(self.cost(self.margin(chosen - rejected, policy, given)), policy, given)
         rewards = [self.reward(mine, its).detach() for mine, its in sides]

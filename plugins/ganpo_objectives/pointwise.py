@@ -43,7 +43,5 @@ class Pointwise(Objective):
         assert reference is not None
         reward = self.beta * log_ratio(policy, reference)
         baseline = self.baseline(policy.batch, reward)
-        per_response = torch.where(
-            desirable, self.desirable(reward, baseline), self.undesirable(reward, baseline)
-        )
+        per_response = torch.where(desirable, self.desirable(reward, baseline), self.undesirable(reward, baseline))
         return ResponseLoss(per_response, reward.detach())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganpo_core import Fraction, PairLogps, PairLoss, PositiveFloat, TokenLogps
+from ganpo_core import Fraction, Objective, PairLogps, PairLoss, PositiveFloat, TokenLogps
 from ganpo_core.types import BatchStatistic
 from ganpo_objectives.pointwise import Pointwise
 from ganpo_objectives.stages import log_ratio
@@ -29,7 +29,7 @@ class KTO(Pointwise):
     When: responses carry a thumb up or down rather than a partner. Keep w_D n_D / (w_U n_U) between 1 and 4/3.
     """
 
-    batch_statistics = {"mismatched": "mismatched"}
+    batch_statistics: ClassVar[Mapping[str, BatchStatistic]] = {"mismatched": "mismatched"}
 
     desirable_weight: PositiveFloat = 1.0
     """w_D."""
@@ -69,7 +69,7 @@ class BCO(Pointwise):
     When: labels say good or bad, and the prompts of the two kinds are alike.
     """
 
-    known_as = {"bco_pair": "TRL"}
+    known_as: ClassVar = {"bco_pair": "TRL"}
 
     delta: Literal["running", "zero"] = "running"
     """Where the classifier's boundary lies."""
@@ -120,7 +120,7 @@ class NCA(Pointwise):
     When: the likelihood of the chosen response must not fall, as in reasoning.
     """
 
-    known_as = {"nca_pair": "TRL"}
+    known_as: ClassVar = {"nca_pair": "TRL"}
 
     def desirable(self, reward: Tensor, baseline: Tensor) -> Tensor:
         return F.softplus(-reward) + 0.5 * F.softplus(reward)
@@ -140,7 +140,7 @@ class APOZero(Pointwise):
     When: the chosen responses are better than what the model writes.
     """
 
-    known_as = {"apo_zero_unpaired": "TRL"}
+    known_as: ClassVar = {"apo_zero_unpaired": "TRL"}
 
     def desirable(self, reward: Tensor, baseline: Tensor) -> Tensor:
         return torch.sigmoid(-reward)
@@ -150,7 +150,7 @@ class APOZero(Pointwise):
 
 
 @dataclass(frozen=True)
-class APODown(Pointwise):
+class APODown(Objective):
     """Anchored preference optimization, down: both likelihoods fall, the rejected one further.
 
         loss = sigma(beta z_chosen) + sigma(-beta (z_chosen - z_rejected))
@@ -160,16 +160,15 @@ class APODown(Pointwise):
     When: the model writes better than even the chosen responses.
     """
 
+    beta: PositiveFloat = 0.1
+    """Reward per nat of log-ratio."""
+
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         assert reference is not None
         chosen = self.beta * log_ratio(policy.chosen, reference.chosen)
         rejected = self.beta * log_ratio(policy.rejected, reference.rejected)
         per_pair = torch.sigmoid(chosen) + torch.sigmoid(rejected - chosen)
         return PairLoss(per_pair, chosen.detach(), rejected.detach())
-
-    @property
-    def takes_unpaired(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class SPPO(Pointwise):
     When: rounds of self-play against a judge that gives probabilities (`preference: soft`).
     """
 
-    known_as = {"sppo_hard": "TRL"}
+    known_as: ClassVar = {"sppo_hard": "TRL"}
 
     beta: PositiveFloat = 1e-3
     """1 / eta."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class SPIN(DPO):
     When: there are good responses and no preferences.
     """
 
-    known_as = {}
+    known_as: ClassVar = {}
 
     def anchor(self, reference: PairLogps) -> PairLogps:
         return last_opponent(reference)
@@ -105,7 +105,7 @@ class RSPO(SPPO):
     When: SPPO's rounds drift from the base model.
     """
 
-    known_as = {}
+    known_as: ClassVar = {}
 
     scale: PositiveFloat = 0.5
     """Factor of the self-play loss."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ganpo_core import Objective, PairLogps, PairLoss, PositiveFloat
+from ganpo_core.types import BatchStatistic
 from ganpo_objectives.stages import Smoothing, log_ratio, smoothed
 
 
@@ -26,7 +28,7 @@ class AOT(Objective):
     When: the distribution of rewards matters more than any single pair.
     """
 
-    batch_statistics = {"high": "micro_batch", "low": "micro_batch"}
+    batch_statistics: ClassVar[Mapping[str, BatchStatistic]] = {"high": "micro_batch", "low": "micro_batch"}
 
     beta: PositiveFloat = 0.1
     """Reward per nat of log-ratio."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from ganpo_core import Component, ConfigError, Objective, PairLogps, PairLoss, ResponseLoss, TokenLogps
 from ganpo_core.types import BatchStatistic
 
-Options = dict[str, str | float | bool | None | list[int]]
+Options = dict[str, str | float | bool | list[int] | None]
 
 
 def mixed_preferences() -> tuple[Options, ...]:
@@ -40,7 +40,7 @@ class Weighted(Objective):
     When: one loss fixes what another breaks: MPO for vision-language models, DPO with SFT for reasoning.
     """
 
-    known_as = {"mpo": "arXiv 2411.10442"}
+    known_as: ClassVar = {"mpo": "arXiv 2411.10442"}
 
     objectives: tuple[Options, ...] = field(default_factory=mixed_preferences)
     """Each names an objective with `use:`, its `weight` (1 where it is left out), and its options."""
@@ -78,7 +78,7 @@ class Weighted(Objective):
         if "_made" not in vars(self):
             from ganpo_core import component
 
-            self.bind(lambda name, options, _: component("objective", name, **options), "objective")
+            self.bind(lambda name, options, _: component("objective", name, **dict(options)), "objective")  # type: ignore[arg-type]
         weights = [float(str(listed.get("weight", 1.0))) for listed in self.objectives]
         return tuple(zip(weights, vars(self)["_made"], strict=True))
 

@@ -84,7 +84,7 @@ def test_a_missing_run_file_is_named(ganpo: Ganpo, tmp_path: Path, command: str)
 def test_training_refuses_a_mistaken_file(ganpo: Ganpo, write_run: Callable[..., Path]) -> None:
     code, _, err = ganpo("train", write_run(objective={"use": "simp"}))
     assert code == 1
-    assert err.startswith("error: run.yaml:6: objective 'simp' is not known. Did you mean 'simpo'? Known: dpo, ")
+    assert err.startswith("error: run.yaml:6: objective 'simp' is not known. Did you mean 'simpo'? Known: alpha_po, ")
 
 
 # -- check ---------------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_describe_shows_a_plugin_file(ganpo: Ganpo, root: Path) -> None:
     ("arguments", "message"),
     [
         (("objectiv", "dpo"), "error: kind 'objectiv' is not known. Did you mean 'objective'? Known: "),
-        (("objective", "pdo"), "error: objective 'pdo' is not known. Did you mean 'dpo'? Known: dpo, "),
+        (("objective", "pdo"), "error: objective 'pdo' is not known. Did you mean 'dpo'? Known: alpha_po, "),
     ],
 )
 def test_describe_says_what_there_is(ganpo: Ganpo, arguments: tuple[str, str], message: str) -> None:

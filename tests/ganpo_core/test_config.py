@@ -14,6 +14,7 @@ from ganpo_core.config import RunConfig, load_run
 from ganpo_core.config.presets import PRESETS
 from ganpo_core.config.run import flatten
 from ganpo_core.errors import ConfigError
+from ganpo_core.plugins import load_plugins
 
 Write = Callable[..., Path]
 Problems = Callable[..., list[str]]
@@ -24,6 +25,7 @@ discriminator: {use: mlp}
 divergence: {use: ragan}
 adversary: {weight: 0.5}
 """
+OBJECTIVES = ", ".join(load_plugins().registry("objective"))
 DIRECT = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mse"}}
 
 
@@ -32,7 +34,7 @@ DIRECT = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mse"}}
 
 def test_unknown_component_names_the_nearest_and_all_that_are_known(problems: Problems) -> None:
     (message,) = problems(objective={"use": "simp"})
-    assert message.startswith("run.yaml:6: objective 'simp' is not known. Did you mean 'simpo'? Known: dpo, ")
+    assert message.startswith("run.yaml:6: objective 'simp' is not known. Did you mean 'simpo'? Known: alpha_po, ")
 
 
 def test_unknown_option_names_its_path_and_a_suggestion(problems: Problems) -> None:
@@ -121,7 +123,7 @@ def test_a_misspelt_preset_is_one_mistake(problems: Problems) -> None:
         ("seed=-1", "seed: must be greater than or equal to 0, got -1"),
         ("output_dir=3", "output_dir: expected text, got 3"),
         ("output_dir=''", "output_dir: must not be empty"),
-        ("objective.use=3", "objective.use: expected a name, got 3; known: dpo, simpo"),
+        ("objective.use=3", f"objective.use: expected a name, got 3; known: {OBJECTIVES}"),
         ("plugins=acme", "plugins: expected a list of names or ./files.py, got 'acme'"),
         ("plugins=[1]", "plugins: expected a list of names or ./files.py, got [1]"),
     ],
@@ -152,7 +154,8 @@ def test_missing_sections_are_named(problems: Problems) -> None:
 
 
 def test_a_missing_use_lists_the_names(problems: Problems) -> None:
-    assert problems(objective={"beta": 0.1}) == ["run.yaml:5: objective.use: required, and missing; known: dpo, simpo"]
+    missing = f"run.yaml:5: objective.use: required, and missing; known: {OBJECTIVES}"
+    assert problems(objective={"beta": 0.1}) == [missing]
     assert problems(objective={"ues": "dpo"}) == ["run.yaml:6: objective.ues: unknown option. Did you mean 'use'?"]
 
 

@@ -66,6 +66,29 @@ def test_two_processes_are_one_with_twice_the_pairs(
     assert exported.keys() == load_file(alone / "policy" / "model.safetensors").keys()
 
 
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_what_a_pair_must_know_of_the_others_comes_from_all_processes(
+    parallelism: str, tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    """A baseline, a running mean, a sort, a number of tokens and a divergence; and a reference that follows."""
+    parts = [{"use": use} for use in ("kto", "bco", "aot", "aot_unpaired", "sft", "tdpo2")]
+    options = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": None, "sync_reference": {"every": 1}}
+    one = tiny_run(
+        model={"path": tiny_run()["model"]["path"], "dtype": "float64"},
+        objective={"use": "weighted", "objectives": parts},
+        training={**options, "per_device_train_batch_size": 6},
+    )
+    alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
+    split = {**options, "per_device_train_batch_size": 3, "parallelism": parallelism}
+    launch({**one, "training": split, "output_dir": str(tmp_path / "two")}, tmp_path / "two.yaml")
+    for name in ("policy.safetensors", "reference.safetensors"):
+        ours = load_file(alone / "checkpoints" / "step-00000003" / name)
+        theirs = load_file(tmp_path / "two" / "checkpoints" / "step-00000003" / name)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-6, atol=1e-9, msg=f"{name}: {key}")
+
+
 def test_a_sharded_run_resumes_bit_for_bit(tiny_run: MakeRun, tmp_path: Path) -> None:
     options = {"learning_rate": 1e-3, "per_device_train_batch_size": 2, "parallelism": "fsdp2", "max_steps": 4}
     whole = tiny_run(**GAME, training={**options, "save_steps": 2}, output_dir=str(tmp_path / "whole"))

@@ -49,7 +49,7 @@ def test_component_gives_a_validated_instance() -> None:
 def test_component_refuses_what_a_run_file_would() -> None:
     with pytest.raises(ConfigError, match=r"objective\.betta: unknown option\. Did you mean 'beta'\?"):
         ganpo_core.component("objective", "dpo", betta=0.25)
-    with pytest.raises(ConfigError, match=r"objective 'simp' is not known\. Did you mean 'simpo'\? Known: dpo, "):
+    with pytest.raises(ConfigError, match=r"objective 'simp' is not known\. Did you mean 'simpo'\? Known: alpha_po, "):
         ganpo_core.component("objective", "simp")
     with pytest.raises(PluginError, match="kind 'objetive' is not known"):
         ganpo_core.component("objetive", "dpo")

@@ -121,7 +121,7 @@ def test_a_package_that_is_not_named_is_refused_with_the_hint(ganpo: Ganpo, writ
     write_run(objective={"use": "acme_hinge"})
     done = ganpo("check", "run.yaml")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: run.yaml:6: objective 'acme_hinge' is not known. Known: dpo, ")
+    assert done.stderr.startswith("error: run.yaml:6: objective 'acme_hinge' is not known. Did you mean 'hinge'? Known: ")
     assert done.stderr.endswith(
         ". Installed but not enabled: acme_hinge, acme_pair; enable one with `plugins: [acme_hinge]`\n"
     )

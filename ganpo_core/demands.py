@@ -1,0 +1,62 @@
+"""What the objective and the loop ask of the data and of the models, checked before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from inspect import signature
+
+from ganpo_core.components import Objective
+from ganpo_core.config import RunConfig
+from ganpo_core.data import PairDataset
+from ganpo_core.errors import ConfigError, DataError
+from ganpo_core.forward import TOKEN_STATISTICS
+from ganpo_core.models import Models, base_model
+
+
+def check_objective_data(config: RunConfig, pairs: PairDataset) -> None:
+    """Raises DataError or ConfigError for something that the objective needs and the data or a batch cannot give."""
+    objective = config.objective
+    section = config.resolved["objective"]
+    name = section["use"] if isinstance(section, Mapping) else type(objective).__name__
+    if unknown := sorted(objective.token_statistics - TOKEN_STATISTICS.keys()):
+        raise ConfigError(
+            f"objective: needs the token statistics {', '.join(unknown)}, which the forward pass does not compute; "
+            f"it computes: {', '.join(TOKEN_STATISTICS)}"
+        )
+    if pairs.is_unpaired and not objective.takes_unpaired:
+        known = ", ".join(_taking_unpaired(config))
+        raise DataError(
+            f"data: the rows are single responses with a label, and objective '{name}' compares two responses. "
+            f"Give rows with chosen and rejected, or use one of: {known}."
+        )
+    if "preference" in objective.needs and not pairs.has_preferences:
+        raise DataError(
+            f"data: objective '{name}' with these options needs the column `preference` in every row, the probability "
+            "between 0 and 1 that `chosen` is the better response. Add it, or use hard preferences."
+        )
+    if "mismatched" in objective.batch_statistics.values() and len(pairs) < 2:
+        raise DataError(f"data: objective '{name}' reads responses after other rows' prompts; give at least two rows.")
+
+
+def check_training(config: RunConfig, models: Models) -> None:
+    """Raises ConfigError for something that the loop is asked to do and these models cannot."""
+    training = config.training
+    if training.sync_reference is not None and models.reference is None:
+        reason = "with `lora` the reference is the base model itself" if config.model.lora else "nothing reads a reference"
+        raise ConfigError(f"training.sync_reference: there is no reference to move: {reason}; remove it")
+    policy = base_model(models.policy)
+    if training.router_aux_loss_coef is not None and "output_router_logits" not in signature(policy.forward).parameters:
+        raise ConfigError(
+            f"training.router_aux_loss_coef: {type(policy).__name__} is no mixture of experts; remove it"
+        )
+
+
+def _taking_unpaired(config: RunConfig) -> Iterator[str]:
+    registry = config.plugins.registry("objective")
+    for name in registry:
+        try:
+            made = registry.create(name, {})
+        except ConfigError:
+            continue  # it has options without a default: whether it could is not known
+        if isinstance(made, Objective) and made.takes_unpaired:
+            yield name

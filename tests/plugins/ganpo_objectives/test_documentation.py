@@ -1,0 +1,58 @@
+"""Each objective says what it is, where it comes from, and when to use it; other people's names lead to it."""
+
+from __future__ import annotations
+
+import pytest
+from ganpo_objectives import ganpo_objectives
+from objective_samples import objective
+
+import ganpo_core
+from ganpo_core import ConfigError
+from ganpo_core.cli.describe import describe
+from ganpo_core.docstrings import needs_of, read_docstring
+from ganpo_core.plugins import load_plugins
+from ganpo_core.schema import describe_options
+
+TRL_NAMES = {
+    "sigmoid": "dpo", "exo_pair": "exo", "nca_pair": "nca", "bco_pair": "bco", "sppo_hard": "sppo",
+    "sigmoid_norm": "dpo_norm", "apo_zero_unpaired": "apo_zero",
+}
+
+
+@pytest.mark.parametrize("name", sorted(ganpo_objectives()))
+def test_every_objective_is_documented_in_full(name: str) -> None:
+    text = read_docstring(ganpo_objectives()[name])
+    assert all((text.summary, text.formula, text.source, text.trl, text.when)), text
+    assert all(option.text for option in describe_options(ganpo_objectives()[name]))
+
+
+@pytest.mark.parametrize(("theirs", "ours"), TRL_NAMES.items())
+def test_a_name_of_trl_is_answered_with_the_one_here(theirs: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=f"objective '{theirs}' is not known. TRL calls '{ours}' so: write `use: {ours}`"):
+        ganpo_core.component("objective", theirs)
+
+
+def test_no_other_name_is_taken_or_given_twice() -> None:
+    registry = load_plugins().registry("objective")
+    others = [other for entry in registry.values() for other in entry.component.known_as]
+    assert len(others) == len(set(others)) and not set(others) & set(registry)
+    assert set(TRL_NAMES) <= set(others)
+
+
+def test_describe_prints_formula_source_defaults_needs_and_other_names(capsys: pytest.CaptureFixture[str]) -> None:
+    describe("objective", "exo")
+    out = capsys.readouterr().out
+    for piece in (
+        "q = sigma(margin)", "Source: arXiv 2402.00856", 'TRL: `loss_type="exo_pair"`', "label_smoothing: number > 0 = 0.001",
+        "Needs       a reference; pairs", "Also called 'exo_pair' (TRL)", "Reward per nat of log-ratio",
+    ):
+        assert piece in out
+
+
+def test_needs_are_in_words() -> None:
+    assert list(needs_of(objective("wpo"))) == ["a reference", "per token: log_sum_sq_probs", "pairs"]
+    assert list(needs_of(objective("simpo"))) == ["no reference", "pairs"]
+    assert list(needs_of(objective("sppo", preference="soft"))) == [
+        "a reference", "the column `preference`", "pairs, or single responses with a label",
+    ]
+    assert list(needs_of(objective("aot")))[1:3] == ["the micro-batch as a whole"] * 2
