@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,3 +22,9 @@ def train(
     folder = train_run(run, overrides or (), resume=resume)
     if os.environ.get("RANK", "0") == "0":
         print(folder)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Everything is saved and the process group is gone, but its threads may still be when the interpreter is torn
+        # down, and then abort a run that succeeded ("terminate called without an active exception").
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
