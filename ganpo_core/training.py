@@ -41,7 +41,10 @@ def run_training(config: RunConfig, resume: bool = False) -> Path:
             train_step(run, run.window(step), step, metrics)
             _after_step(run, step + 1, metrics, reporter, advance)
     export(run)
-    accelerator.end_training()
+    # Not accelerator.end_training(): it destroys the process group under a model that still holds it, and a process
+    # that then drops the model can wait for ever or abort (seen in one of some thirty two-process runs).
+    for tracker in accelerator.trackers:
+        tracker.finish()
     reporter.say(f"finished: {config.output_dir}")
     return config.output_dir
 

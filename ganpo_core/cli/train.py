@@ -23,8 +23,8 @@ def train(
     if os.environ.get("RANK", "0") == "0":
         print(folder)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Everything is saved and the process group is gone, but its threads may still be when the interpreter is torn
-        # down, and then abort a run that succeeded ("terminate called without an active exception").
+        # Everything is saved, and every process has passed the last barrier. Tearing the interpreter down under the
+        # process group's threads could still abort a run that succeeded ("terminate called without an active exception").
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
