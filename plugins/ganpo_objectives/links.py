@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ class FDPO(Pairwise):
     When: the policy should cover more of the reference (forward_kl), or less (reverse_kl), than DPO's does.
     """
 
+    matters_with: ClassVar = {"alpha": {"divergence": "alpha"}}
+
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
     """To the reference."""
     alpha: float = 0.5
@@ -49,6 +51,8 @@ class ChiPO(Pairwise):
     TRL: none.
     When: data cover the policy poorly, and its rewards are overoptimized.
     """
+
+    matters_with: ClassVar = {"clip": {"beta": 10.0}}
 
     gamma: NonNegativeFloat = 1.0
     """Share of the chi-squared part; 0 is DPO."""

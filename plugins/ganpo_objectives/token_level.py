@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -68,6 +68,9 @@ class WPO(Pairwise):
     Departs: TRL 1.16 does not cut the weight off at 1 (`clamp: null`); the authors' code does.
     When: the pairs were written by another model.
     """
+
+    stops_gradient = True
+    matters_with: ClassVar = {"clamp": {"clamp": 0.01}}
 
     token_statistics = frozenset({"log_sum_sq_probs"})
 
@@ -135,6 +138,8 @@ class BMC(Pairwise):
     policy's.
     When: chosen responses are edits of rejected ones.
     """
+
+    stops_gradient = True
 
     needs = frozenset({"token_ids"})
 
