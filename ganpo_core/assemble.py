@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ganpo_core.adversary import Regularizer, build_regularizers
+from ganpo_core.batch_statistics import BatchStatistics
 from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
 from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, collate, load_pairs
-from ganpo_core.demands import check_objective_data, check_training
+from ganpo_core.demands import check_declarations, check_objective_data, check_training
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import response_pass
 from ganpo_core.latents import read_latents
-from ganpo_core.losses import BatchStatistics
 from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.schedules import make_scheduler
@@ -118,6 +118,7 @@ def count_steps(training: TrainingConfig, pairs_per_epoch: int, num_processes: i
 def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     """Load and build everything. Raises GanpoError for what only the data or the models reveal."""
     training = config.training
+    check_declarations(config.objective)
     # Read data before weights: mistakes in rows are cheaper to find.
     tokenizer = load_tokenizer(config.model)
     data, data_notes = within_context(config)
