@@ -16,7 +16,7 @@ from ganpo_core.adversary import Regularizer, build_regularizers
 from ganpo_core.batch_statistics import BatchStatistics
 from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
 from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, collate, load_pairs
-from ganpo_core.demands import check_declarations, check_objective_data, check_training
+from ganpo_core.demands import check_declarations, check_objective_data, check_training, notes_on_single_responses
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import response_pass
 from ganpo_core.latents import read_latents
@@ -139,6 +139,9 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
             "objective: compares the pairs of a micro-batch with each other, so gradient_accumulation_steps changes it; "
             "for the loss of the whole step, raise per_device_train_batch_size instead"
         )
+    if pairs.is_unpaired:
+        num_micro_batches = training.gradient_accumulation_steps * accelerator.num_processes
+        data_notes += notes_on_single_responses(config, num_micro_batches)
 
     torch.manual_seed(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)

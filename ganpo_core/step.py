@@ -214,8 +214,9 @@ def _latent_batch(
 
 
 def _totals(run: Run, regularizer: Regularizer, window: Sequence[PairBatch]) -> Totals:
-    local = torch.stack([regularizer.count(batch.tokens) for batch in window]).sum(0)
-    return Totals(run.pairs_per_step, run.sum_over_processes(local))
+    counts = [torch.stack([regularizer.count(batch.tokens), regularizer.count_rows(batch.tokens)]) for batch in window]
+    positions, rows = run.sum_over_processes(torch.stack(counts).sum(0))
+    return Totals(run.pairs_per_step, positions, rows)
 
 
 def _sources(run: Run) -> tuple[Source, ...]:
