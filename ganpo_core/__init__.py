@@ -14,6 +14,7 @@ from ganpo_core.components import (
     Divergence,
     Fraction,
     LatentExtractor,
+    Need,
     NonNegativeFloat,
     NonNegativeInt,
     Objective,
@@ -24,6 +25,7 @@ from ganpo_core.components import (
 from ganpo_core.errors import CheckpointError, ConfigError, DataError, GanpoError, PluginError, TrainingError
 from ganpo_core.hookspecs import hookimpl
 from ganpo_core.types import (
+    BatchStatistic,
     GeneratorForm,
     Latents,
     Layer,
@@ -41,6 +43,7 @@ from ganpo_core.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchStatistic",
     "CheckpointError",
     "Component",
     "ConfigError",
@@ -54,6 +57,7 @@ __all__ = [
     "Latents",
     "Layer",
     "Module",
+    "Need",
     "NonNegativeFloat",
     "NonNegativeInt",
     "Objective",

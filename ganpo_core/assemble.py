@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ganpo_core.adversary import Regularizer, build_regularizers
+from ganpo_core.batch_statistics import BatchStatistics
 from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
 from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, collate, load_pairs
-from ganpo_core.demands import check_objective_data, check_training
+from ganpo_core.demands import check_declarations, check_objective_data, check_training, notes_on_single_responses
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import response_pass
 from ganpo_core.latents import read_latents
-from ganpo_core.losses import BatchStatistics
 from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.schedules import make_scheduler
@@ -120,6 +120,7 @@ def count_steps(training: TrainingConfig, pairs_per_epoch: int, num_processes: i
 def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     """Load and build everything. Raises GanpoError for what only the data or the models reveal."""
     training = config.training
+    check_declarations(config.objective)
     # Read data before weights: mistakes in rows are cheaper to find.
     tokenizer = load_tokenizer(config.model)
     data, data_notes = within_context(config)
@@ -140,6 +141,9 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
             "objective: compares the pairs of a micro-batch with each other, so gradient_accumulation_steps changes it; "
             "for the loss of the whole step, raise per_device_train_batch_size instead"
         )
+    if pairs.is_unpaired:
+        num_micro_batches = training.gradient_accumulation_steps * accelerator.num_processes
+        data_notes += notes_on_single_responses(config, num_micro_batches)
 
     torch.manual_seed(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)

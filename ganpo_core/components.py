@@ -36,6 +36,9 @@ Probability = Annotated[float, Ge(0), Le(1)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 """In [0, 1)."""
 
+Need = Literal["token_ids", "preference"]
+"""What an objective may name in `needs`."""
+
 OPTIONS: dict[str, Any] = {
     "extra": "forbid",
     "strict": True,
@@ -73,13 +76,16 @@ class Objective(Component):
     """False for losses that ignore the reference: its forward pass is then skipped unless an adversary needs it."""
     token_statistics: ClassVar[frozenset[str]] = frozenset()
     """Extra per-token quantities that the forward pass must return in `TokenLogps.statistics`."""
-    needs: ClassVar[frozenset[Literal["token_ids", "preference"]]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
     """What else of the data it reads: `TokenLogps.token_ids`, or `PairLogps.preference` (a column of the data)."""
     batch_statistics: ClassVar[Mapping[str, BatchStatistic]] = {}
     """What it must know of the other pairs of a step, by name; it arrives in `batch` of the policy's log-probabilities."""
 
     def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
-        """The values behind each of `batch_statistics`, one-dimensional, any number of them; core reduces them."""
+        """The values behind each of `batch_statistics`, one-dimensional, any number of them; core reduces them.
+
+        It is given log-probabilities and masks, without token statistics or ids.
+        """
         return {}
 
     def batch_values_unpaired(
@@ -87,6 +93,11 @@ class Objective(Component):
     ) -> Mapping[str, Tensor]:
         """The same for unpaired responses."""
         return {}
+
+    @property
+    def takes_pairs(self) -> bool:
+        """True where it defines `loss`."""
+        return type(self).loss is not Objective.loss
 
     @property
     def takes_unpaired(self) -> bool:

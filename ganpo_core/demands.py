@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from inspect import signature
+from typing import get_args
 
-from ganpo_core.components import Objective
+from ganpo_core.components import Need, Objective
 from ganpo_core.config import RunConfig
 from ganpo_core.data import PairDataset
-from ganpo_core.errors import ConfigError, DataError
+from ganpo_core.errors import ConfigError, DataError, PluginError
 from ganpo_core.forward import TOKEN_STATISTICS
 from ganpo_core.models import Models, base_model
+from ganpo_core.types import BatchStatistic
+
+
+def check_declarations(objective: Objective) -> None:
+    """Raises PluginError for what a class says that it needs and nothing can give."""
+    problems = list(_misdeclared(objective))
+    if problems:
+        raise PluginError("; ".join(f"{type(objective).__name__}.{problem}" for problem in problems))
+
+
+def _misdeclared(objective: Objective) -> Iterator[str]:
+    known: Mapping[str, tuple[str, ...]] = {"token_statistics": tuple(TOKEN_STATISTICS), "needs": get_args(Need)}
+    for name, values in known.items():
+        said = getattr(objective, name)
+        if not isinstance(said, Set):
+            yield f"{name} is {said!r}; write a set, such as frozenset({{'{values[0]}'}})"
+        elif unknown := sorted(map(str, said - set(values))):
+            yield f"{name} names {', '.join(unknown)}, which nothing computes; known: {', '.join(values)}"
+    of_reference = [name for name, side in TOKEN_STATISTICS.items() if side != "policy"]
+    if not objective.needs_reference and (asked := [name for name in of_reference if name in objective.token_statistics]):
+        yield f"token_statistics names {', '.join(asked)}, which needs a reference; needs_reference is False"
+    batch, kinds = objective.batch_statistics, get_args(BatchStatistic)
+    if not isinstance(batch, Mapping):
+        yield f"batch_statistics is {batch!r}; write a mapping of names to kinds, such as {{'rewards': 'running_mean'}}"
+    elif wrong := [f"'{name}': {kind!r}" for name, kind in batch.items() if kind not in kinds]:
+        yield f"batch_statistics has {', '.join(wrong)}; kinds: {', '.join(kinds)}"
+    if not (objective.takes_pairs or objective.takes_unpaired):
+        yield "loss is missing: define `loss(self, policy, reference)`, or `loss_unpaired` for single responses"
 
 
 def check_objective_data(config: RunConfig, pairs: PairDataset) -> None:
@@ -18,16 +47,16 @@ def check_objective_data(config: RunConfig, pairs: PairDataset) -> None:
     objective = config.objective
     section = config.resolved["objective"]
     name = section["use"] if isinstance(section, Mapping) else type(objective).__name__
-    if unknown := sorted(objective.token_statistics - TOKEN_STATISTICS.keys()):
-        raise ConfigError(
-            f"objective: needs the token statistics {', '.join(unknown)}, which the forward pass does not compute; "
-            f"it computes: {', '.join(TOKEN_STATISTICS)}"
-        )
     if pairs.is_unpaired and not objective.takes_unpaired:
         known = ", ".join(_taking_unpaired(config))
         raise DataError(
             f"data: the rows are single responses with a label, and objective '{name}' compares two responses. "
             f"Give rows with chosen and rejected, or use one of: {known}."
+        )
+    if not pairs.is_unpaired and not objective.takes_pairs:
+        raise DataError(
+            f"data: the rows are pairs, and objective '{name}' takes single responses alone. Give rows with prompt, "
+            "completion and label."
         )
     if "preference" in objective.needs and not pairs.has_preferences:
         raise DataError(
@@ -36,6 +65,28 @@ def check_objective_data(config: RunConfig, pairs: PairDataset) -> None:
         )
     if "mismatched" in objective.batch_statistics.values() and len(pairs) < 2:
         raise DataError(f"data: objective '{name}' reads responses after other rows' prompts; give at least two rows.")
+
+
+def notes_on_single_responses(config: RunConfig, num_micro_batches: int) -> Iterator[str]:
+    """What a user should know of adversaries on unpaired data; raises ConfigError for what cannot be compared."""
+    for plan in config.adversaries:
+        if not plan.divergence.needs_critic:
+            continue
+        if not plan.config.masked:
+            raise ConfigError(
+                "adversary.masked: masked: false would score the absent sides of single responses; set masked: true"
+            )
+        if plan.divergence.baseline == "pairwise" and plan.cross_weight > 0:
+            raise ConfigError(
+                "adversary.cross_weight: the cross term of this divergence compares a response with its partner, and single "
+                "responses have none; set cross_weight: 0"
+            )
+        if num_micro_batches > 1:
+            yield (
+                f"adversary '{plan.name}': rows are single responses, so each micro-batch holds another number of chosen "
+                "and of rejected ones; its critics take means within a micro-batch, and gradient_accumulation_steps and "
+                "the number of processes change these a little"
+            )
 
 
 def check_training(config: RunConfig, models: Models) -> None:

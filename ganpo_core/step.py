@@ -159,10 +159,12 @@ def _update(run: Run, window: Sequence[PairBatch], step: int, loss: Tensor, metr
     finite = run.sum_over_processes((~torch.isfinite(norm + loss.to(norm))).float())
     if float(finite) > 0:
         rows = ", ".join(f"{source} row {row}" for batch in window for source, row in batch.pair_ids)
+        name = type(run.config.objective).__name__
+        own = "" if metrics.is_finite("objective_loss") else f" {name}.loss itself gave such values."
         raise TrainingError(
             f"step {step + 1}: the loss ({float(loss):g}) or the policy's gradient (norm {float(norm):g}) is not "
-            f"finite; the policy was not updated. The step's pairs here: {rows}. Look at these rows with "
-            "`ganpo data inspect`, or lower training.learning_rate"
+            f"finite; the policy was not updated.{own} The step's pairs here: {rows}. Look at these rows with "
+            "`ganpo data inspect`, lower training.learning_rate, or write the loss with `softplus` if it is your own"
         )
     metrics.add("grad_norm", norm)
     for regularizer in run.regularizers:
@@ -212,8 +214,9 @@ def _latent_batch(
 
 
 def _totals(run: Run, regularizer: Regularizer, window: Sequence[PairBatch]) -> Totals:
-    local = torch.stack([regularizer.count(batch.tokens) for batch in window]).sum(0)
-    return Totals(run.pairs_per_step, run.sum_over_processes(local))
+    counts = [torch.stack([regularizer.count(batch.tokens), regularizer.count_rows(batch.tokens)]) for batch in window]
+    positions, rows = run.sum_over_processes(torch.stack(counts).sum(0))
+    return Totals(run.pairs_per_step, positions, rows)
 
 
 def _sources(run: Run) -> tuple[Source, ...]:

@@ -92,6 +92,8 @@ class PairLoss:
     """[B], the implicit reward of the chosen response, for the log."""
     rejected_reward: Tensor
     """[B]."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """[B] each: what else to log of every pair, as `objective/NAME`. No gradient is taken of it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class ResponseLoss:
     """[B], differentiable."""
     reward: Tensor
     """[B], the implicit reward, for the log."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """[B] each: what else to log of every response, as `objective/NAME`."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every built-in with every other: two steps through a run file, or a refusal with its reason. No third thing."""
+"""Every built-in with every other: a few steps through a run file, or a refusal with its reason. No third thing."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def names(kind: str) -> list[str]:
     return list(PLUGINS.registries[kind])
 
 
-def train_two_steps(run_file: dict[str, Any]) -> list[dict[str, float]]:
+def train(run_file: dict[str, Any], steps: int = 2) -> list[dict[str, float]]:
     run_file["training"] = {
-        "learning_rate": 1e-3, "max_steps": 2, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3, "max_steps": steps, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
         "logging_steps": 1, "save_steps": None,
     }
     folder = ganpo_core.train(run_file)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2]
+    assert [line["step"] for line in lines] == [*range(1, steps + 1)]
     assert all(math.isfinite(value) for line in lines for value in line.values())
     return lines
 
@@ -44,7 +44,7 @@ def train_two_steps(run_file: dict[str, Any]) -> list[dict[str, float]]:
 @pytest.mark.parametrize("extractor", names("latent_extractor"))
 @pytest.mark.parametrize("divergence", names("divergence"))
 def test_every_divergence_with_every_extractor(divergence: str, extractor: str, tiny_run: MakeRun) -> None:
-    lines = train_two_steps(
+    lines = train(
         tiny_run(
             latents={"use": extractor},
             divergence={"use": divergence},
@@ -68,7 +68,7 @@ def test_every_divergence_with_every_extractor(divergence: str, extractor: str, 
 def test_every_divergence_with_every_discriminator(
     divergence: str, discriminator: str, preset: str, tiny_run: MakeRun
 ) -> None:
-    train_two_steps(
+    train(
         tiny_run(
             latents={"use": "hidden_state", "layer": [1, -1], "norm": "rms"},
             divergence={"use": divergence},
@@ -90,16 +90,16 @@ def test_wasserstein_trains_or_says_why_not(constraint: str, discriminator: str,
     )
     if constraint == "spectral_norm":
         with pytest.raises(ConfigError, match=f"needs a Lipschitz discriminator; '{discriminator}' is not"):
-            train_two_steps(run_file)
+            train(run_file)
         if discriminator == "transformer":
             return
         run_file["discriminator"] = {**options, "spectral_norm": True}
-    train_two_steps(run_file)
+    train(run_file)
 
 
 @pytest.mark.parametrize("objective", names("objective"))
 @pytest.mark.parametrize("regularizer", ["alone", "mse", "ragan"])
-def test_every_objective_alone_and_regularized(objective: str, regularizer: str, tiny_run: MakeRun) -> None:
+def test_every_objective_trains_three_steps_alone_and_regularized(objective: str, regularizer: str, tiny_run: MakeRun) -> None:
     sections: dict[str, Any] = {}
     if regularizer != "alone":
         sections = {
@@ -107,11 +107,12 @@ def test_every_objective_alone_and_regularized(objective: str, regularizer: str,
             "divergence": {"use": regularizer},
             "discriminator": {"use": "mlp", "hidden_dim": 8},
         }
-    train_two_steps(tiny_run(objective={"use": objective}, **sections))
+    lines = train(tiny_run(objective={"use": objective}, **sections), steps=3)
+    assert ("adversary/penalty" in lines[-1]) == (regularizer != "alone")
 
 
 def test_two_adversaries_at_once(tiny_run: MakeRun) -> None:
-    lines = train_two_steps(
+    lines = train(
         tiny_run(
             adversaries=[
                 {"name": "early", "weight": 0.5, "latents": {"use": "hidden_state", "layer": 1},
@@ -136,7 +137,7 @@ def test_lora_trains_adapters_against_the_base_model(tiny_run: MakeRun, tiny_mod
         discriminator={"use": "mlp", "hidden_dim": 8},
         adversary={"weight_warmup_ratio": 0},
     )
-    lines = train_two_steps(run_file)
+    lines = train(run_file)
     assert lines[0]["rewards/margins"] == 0.0
     assert lines[1]["rewards/margins"] != 0.0
     saved = Path(run_file["output_dir"]) / "policy"
@@ -156,14 +157,14 @@ def test_bfloat16_computes_in_half_and_keeps_whole_weights(tiny_run: MakeRun, ti
         divergence={"use": "ragan"},
         discriminator={"use": "transformer", **SMALL["transformer"]},
     )
-    train_two_steps(run_file)
+    train(run_file)
     weights = load_file(Path(run_file["output_dir"]) / "policy" / "model.safetensors")
     assert {str(weight.dtype) for weight in weights.values()} == {"torch.float32"}
 
 
-def test_a_discriminator_without_features_answers_with_the_paired_score(
-    tiny_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def plain_critic(tmp_path: Path) -> dict[str, Any]:
+    """The sections of a run with a critic, from a file, that offers no features."""
     plugin = tmp_path / "plain_critic.py"
     plugin.write_text(
         "from dataclasses import dataclass\n"
@@ -184,50 +185,31 @@ def test_a_discriminator_without_features_answers_with_the_paired_score(
         "def ganpo_discriminators():\n"
         "    return {'plain': Plain}\n"
     )
-    sections = {
+    return {
         "plugins": [str(plugin)],
         "latents": {"use": "hidden_state"},
         "divergence": {"use": "ragan"},
         "discriminator": {"use": "plain"},
     }
-    train_two_steps(tiny_run(**sections))
+
+
+def test_a_discriminator_without_features_answers_with_the_paired_score(
+    plain_critic: dict[str, Any], tiny_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_run(**plain_critic))
     assert "Plain offers no features, so the policy answers with form: paired_score" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"adversary\.form: feature_matching needs a critic that offers `features"):
-        train_two_steps(
-            tiny_run(**sections, adversary={"form": "feature_matching"}, output_dir=str(tmp_path / "other"))
-        )
+        train(tiny_run(**plain_critic, adversary={"form": "feature_matching"}, output_dir=str(tmp_path / "other")))
 
 
-def test_a_settled_form_is_written_down_and_reads_again(tiny_run: MakeRun, tmp_path: Path) -> None:
+def test_a_settled_form_is_written_down_and_reads_again(
+    plain_critic: dict[str, Any], tiny_run: MakeRun, tmp_path: Path
+) -> None:
     """`run.yaml` of a run whose critic has no features names the form that it ran with, and trains again."""
     import yaml
 
-    plugin = tmp_path / "bare.py"
-    plugin.write_text(
-        "from dataclasses import dataclass\n"
-        "from torch import nn\n"
-        "from ganpo_core import Discriminator, hookimpl\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, width):\n"
-        "        super().__init__()\n"
-        "        self.line = nn.Linear(width, 1)\n"
-        "    def forward(self, states, mask):\n"
-        "        return self.line(states.masked_fill(~mask[..., None], 0).mean(1)).squeeze(-1)\n"
-        "@dataclass(frozen=True)\n"
-        "class Bare(Discriminator):\n"
-        "    def build(self, latent_dim):\n"
-        "        return Net(latent_dim)\n"
-        "@hookimpl\n"
-        "def ganpo_discriminators():\n"
-        "    return {'bare': Bare}\n"
-    )
-    run_file = tiny_run(
-        plugins=[str(plugin)],
-        latents={"use": "hidden_state"},
-        divergence={"use": "ragan"},
-        discriminator={"use": "bare"},
-    )
-    train_two_steps(run_file)
+    run_file = tiny_run(**plain_critic)
+    train(run_file)
     again = yaml.safe_load((Path(run_file["output_dir"]) / "run.yaml").read_text())
     assert again["adversary"]["form"] == "paired_score"
-    train_two_steps({**again, "output_dir": str(tmp_path / "again")})
+    train({**again, "output_dir": str(tmp_path / "again")})

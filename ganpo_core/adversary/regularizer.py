@@ -40,6 +40,11 @@ class LatentBatch:
         """B."""
         return self.policy.states.shape[0] // 2
 
+    @property
+    def num_rows(self) -> Tensor:
+        """[2], chosen and rejected rows that hold anything: fewer than B where responses come without a partner."""
+        return self.policy.mask.any(1).view(2, -1).sum(1)
+
     def policy_side(self, side: int) -> Latents:
         """The policy's B rows of the chosen (0) or rejected (1) responses."""
         return self.policy.rows(side * self.num_pairs, (side + 1) * self.num_pairs)
@@ -60,6 +65,8 @@ class Totals:
     num_pairs: int
     num_selected: Tensor
     """[2], as in LatentBatch."""
+    num_rows: Tensor
+    """[2], as in LatentBatch."""
 
     def pair_share(self, batch: LatentBatch) -> float:
         """The part of the step that a micro-batch is, in pairs: means over rows times this add up to the step's mean."""
@@ -68,7 +75,7 @@ class Totals:
     def share(self, batch: LatentBatch, side: int, num_positions: int) -> Tensor:
         """The same for a mean over the valid positions of [N, num_positions, ...]; pooled latents have one a row."""
         if num_positions == 1:
-            return self.num_selected.new_tensor(self.pair_share(batch), dtype=torch.float64)
+            return batch.num_rows[side] / self.num_rows[side].clamp(min=1)
         return batch.num_selected[side] / self.num_selected[side].clamp(min=1)
 
 
@@ -117,6 +124,11 @@ class Regularizer:
     def count(self, tokens: TokenMap) -> Tensor:
         """[2], positions compared in the chosen and in the rejected rows."""
         return self.plan.latents.selected(tokens).view(2, -1).sum(1).double()
+
+    def count_rows(self, tokens: TokenMap) -> Tensor:
+        """[2], chosen and rejected rows in which anything is compared."""
+        selected = self.plan.latents.selected(tokens)
+        return self.view(Latents(selected[..., None], selected)).mask.any(1).view(2, -1).sum(1).double()
 
     def prepare(self, window: Sequence[LatentBatch], totals: Totals, metrics: MetricSums) -> None:
         """See the latents of the whole step first."""

@@ -16,8 +16,10 @@ def check(
     """Resolve a run file and print every value with its origin; weights and rows are not read."""
     from ganpo_core.config import load_run
     from ganpo_core.config.run import flatten
+    from ganpo_core.demands import check_declarations
 
     config = load_run(run, overrides or ())
+    check_declarations(config.objective)
     rows = [(path, _text(value), config.origins.get(path, "")) for path, value in flatten(config.resolved)]
     path_width = max(len(path) for path, _, _ in rows)
     value_width = min(40, max(len(value) for _, value, _ in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +23,8 @@ class DPOPositive(Pairwise):
     TRL: none.
     When: the two responses differ in a few tokens, and DPO lowers the likelihood of both.
     """
+
+    known_as: ClassVar = {"dpop": "arXiv 2402.13228"}
 
     beta: PositiveFloat = 0.3
     """Reward per nat of log-ratio."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ganpo_core import PairLogps, PositiveFloat, TokenLogps
 from ganpo_objectives.pairwise import Pairwise
-from ganpo_objectives.stages import Surrogate, cost, per_token
+from ganpo_objectives.stages import MAX_COST_EXPONENT, Surrogate, clamped_share, cost, log_ratio, per_token
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class GPO(Pairwise):
 
     def cost(self, margin: Tensor) -> Tensor:
         return cost(self.surrogate, margin)
+
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        if self.surrogate != "exponential" or reference is None:
+            return {}
+        rho = log_ratio(policy.chosen, reference.chosen) - log_ratio(policy.rejected, reference.rejected)
+        return {"clamped": clamped_share([-self.beta * rho], MAX_COST_EXPONENT)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class IPO(Pairwise):
 
     Source: arXiv 2310.12036, where beta is tau; the mean per token is the authors' correction.
     TRL: `loss_type="ipo"` is `reduction: mean`.
+    Departs: TRL divides by lengths, as the authors' code does and as is the default here; the paper's sum is an option.
     When: preferences are nearly deterministic, and DPO would push rewards without bound.
     """
 

@@ -4,21 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganpo_core import NonNegativeFloat, Objective, PairLogps, PairLoss, PositiveFloat, TokenLogps
-from ganpo_core.types import BatchStatistic
+from ganpo_core import (
+    BatchStatistic,
+    NonNegativeFloat,
+    Objective,
+    PairLogps,
+    PairLoss,
+    PositiveFloat,
+    TokenLogps,
+)
 from ganpo_objectives.pairwise import Pairwise
-from ganpo_objectives.stages import Averaging, cost, log1mexp, negative_log_likelihood, per_token
-
-STEP_LENGTH: Mapping[str, BatchStatistic] = {"chosen_length": "lengths"}
+from ganpo_objectives.stages import Averaging, cost, log1mexp, negative_log_likelihood
 
 
 @dataclass(frozen=True)
-class SFT(Objective):
+class Likelihood(Objective):
+    """What losses with a likelihood term share: how it is averaged, and the tokens of the step where it is over those."""
+
+    needs_reference = False
+
+    sft_norm: Averaging = "seq_mean"
+    """How the likelihood term is averaged: per token of each response, per token of the step, or summed."""
+
+    @property
+    def batch_statistics(self) -> Mapping[str, BatchStatistic]:  # type: ignore[override]
+        """The step's tokens, where they are averaged over."""
+        return {"chosen_length": "lengths"} if self.sft_norm == "token_mean" else {}
+
+    def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return {"chosen_length": policy.chosen.length}
+
+    def nll(self, policy: PairLogps) -> Tensor:
+        """[B], the negative log-likelihood of the chosen responses."""
+        return negative_log_likelihood(policy.chosen, self.sft_norm, policy.batch.get("chosen_length"))
+
+
+@dataclass(frozen=True)
+class SFT(Likelihood):
     """Supervised fine-tuning on the chosen responses.
 
         loss = -(sum of log pi(chosen) over the step) / (its chosen tokens), the same for each pair
@@ -29,47 +56,27 @@ class SFT(Objective):
     When: before preference optimization, or as a part of `weighted`.
     """
 
-    needs_reference = False
-
-    sft_norm: Literal["token_mean", "seq_mean"] = "token_mean"
-    """Per token of the step, or per token of each response."""
-
-    @property
-    def batch_statistics(self) -> Mapping[str, BatchStatistic]:  # type: ignore[override]
-        """The step's tokens, where they are averaged over."""
-        return STEP_LENGTH if self.sft_norm == "token_mean" else {}
-
-    def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
-        return {"chosen_length": policy.chosen.length}
+    sft_norm: Averaging = "token_mean"
+    """Per token of the step, per token of each response, or summed."""
 
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
-        per_pair = negative_log_likelihood(policy.chosen, self.sft_norm, policy.batch.get("chosen_length"))
-        return PairLoss(per_pair, policy.chosen.mean.detach(), policy.rejected.mean.detach())
+        return PairLoss(self.nll(policy), policy.chosen.mean.detach(), policy.rejected.mean.detach())
 
 
 @dataclass(frozen=True)
-class WithLikelihood(Pairwise):
+class WithLikelihood(Likelihood, Pairwise):
     """A pairwise loss and a share of the chosen response's negative log-likelihood."""
-
-    sft_norm: Averaging = "seq_mean"
-    """How the likelihood term is averaged over tokens."""
 
     @property
     def share(self) -> float:
         """Weight of the likelihood term."""
         raise NotImplementedError
 
-    @property
-    def batch_statistics(self) -> Mapping[str, BatchStatistic]:  # type: ignore[override]
-        """The step's tokens, where they are averaged over."""
-        return STEP_LENGTH if self.sft_norm == "token_mean" else {}
-
-    def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
-        return {"chosen_length": policy.chosen.length}
-
     def finish(self, per_pair: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
-        step_length = policy.batch.get("chosen_length")
-        return per_pair + self.share * negative_log_likelihood(policy.chosen, self.sft_norm, step_length)
+        return per_pair + self.share * self.nll(policy)
+
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return {"nll": self.nll(policy)}
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ class RPO(WithLikelihood):
     """
 
     known_as: ClassVar = {"irpo": "arXiv 2404.19733"}
+    needs_reference = True
 
     beta: PositiveFloat = 0.01
     """Reward per nat of log-ratio."""
@@ -113,8 +121,6 @@ class CPO(WithLikelihood):
     When: chosen responses are as good as they get, as in translation, and memory is short.
     """
 
-    needs_reference = False
-
     alpha: NonNegativeFloat = 1.0
     """Weight of the likelihood term."""
 
@@ -125,38 +131,33 @@ class CPO(WithLikelihood):
 
 
 @dataclass(frozen=True)
-class ORPO(WithLikelihood):
+class ORPO(Likelihood):
     """Odds ratio preference optimization: likelihood of the chosen response, and a penalty on the ratio of odds.
 
-        loss = nll(chosen) + lam softplus(-log(odds(chosen) / odds(rejected))),   odds = p / (1 - p), p per token
+        loss = nll(chosen) + lam softplus(-log(odds(chosen) / odds(rejected)))
+        odds = p / (1 - p),   p = exp(log pi(y) / n)
 
     Source: arXiv 2403.07691.
-    TRL: ORPO's `beta` is lam.
-    Departs: TRL's likelihood term also counts the tokens of the prompt, and is a mean over the batch's tokens.
+    TRL: ORPOTrainer's loss; its `beta` is lam.
+    Departs: TRL averages the likelihood term over the tokens of a batch (`sft_norm: token_mean`), and counts the prompts'
+    tokens among them; here it is of responses alone, as in the paper.
     When: a base model is tuned and aligned in one go.
     """
 
-    needs_reference = False
-
-    beta: PositiveFloat = 1.0
-    """Of the log-odds."""
     lam: NonNegativeFloat = 0.1
     """Weight of the odds ratio."""
 
-    @property
-    def share(self) -> float:
-        """The likelihood itself."""
-        return 1.0
+    def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
+        log_odds = _log_odds(policy.chosen) - _log_odds(policy.rejected)
+        nll = self.nll(policy)
+        chosen, rejected = (self.lam * side.mean.detach() for side in (policy.chosen, policy.rejected))
+        noted = {"nll": nll, "log_odds_ratio": log_odds}
+        return PairLoss(nll + self.lam * F.softplus(-log_odds), chosen, rejected, noted)
 
-    def normalize(self, score: Tensor, tokens: TokenLogps) -> Tensor:
-        mean = per_token(score, tokens).clamp(max=-1e-6)
-        return mean - log1mexp(mean)
 
-    def cost(self, margin: Tensor) -> Tensor:
-        return self.lam * F.softplus(-margin)
-
-    def reward(self, policy: TokenLogps, reference: TokenLogps | None) -> Tensor:
-        return self.lam * policy.mean
+def _log_odds(tokens: TokenLogps) -> Tensor:
+    mean = tokens.mean.clamp(max=-1e-6)  # a probability of exactly 1 has infinite odds
+    return mean - log1mexp(mean)
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,6 @@ class SLiC(WithLikelihood):
     TRL: CPO's `loss_type="hinge"` with beta=1 is the hinge alone.
     When: neither a reference nor a probabilistic model of preferences is wanted.
     """
-
-    needs_reference = False
 
     beta: PositiveFloat = 1.0
     """Of the log-probabilities under the hinge."""

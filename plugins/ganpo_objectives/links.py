@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ganpo_core import NonNegativeFloat, PairLogps, PositiveFloat
 from ganpo_objectives.pairwise import Pairwise
-from ganpo_objectives.stages import MAX_EXPONENT, power
+from ganpo_objectives.stages import MAX_EXPONENT, clamped_share, log_ratio, power
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,15 @@ class FDPO(Pairwise):
     def link(self, z: Tensor) -> Tensor:
         if self.divergence == "js":
             return F.logsigmoid(z)
-        alpha = {"reverse_kl": 0.0, "forward_kl": 1.0, "alpha": self.alpha}[self.divergence]
-        return power(z, alpha)
+        return power(z, self.exponent)
+
+    @property
+    def exponent(self) -> float:
+        """The alpha of the chosen divergence; of `js`, which is none of them, 0."""
+        return {"forward_kl": 1.0, "alpha": self.alpha}.get(self.divergence, 0.0)
+
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return {} if self.exponent == 0 else cut_off(-self.exponent, policy, reference)
 
 
 @dataclass(frozen=True)
@@ -65,3 +73,13 @@ class ChiPO(Pairwise):
     def margin(self, rho: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
         margin = self.beta * rho
         return margin if self.clip is None else margin.clamp(-2 * self.clip, 2 * self.clip)
+
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return cut_off(1.0, policy, reference) if self.gamma else {}
+
+
+def cut_off(factor: float, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+    """`clamped`, [B]: the share of a pair's two exponentials e^(factor z) that are cut off, and so push no more."""
+    assert reference is not None
+    sides = (log_ratio(policy.chosen, reference.chosen), log_ratio(policy.rejected, reference.rejected))
+    return {"clamped": clamped_share([factor * z for z in sides], MAX_EXPONENT)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -53,6 +55,10 @@ class Pairwise(Objective):
         """The implicit reward, for the log."""
         return self.beta * log_ratio(policy, reference)
 
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        """What else is logged of each pair, [B] each."""
+        return {}
+
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         given = reference if self.needs_reference else None
         own, anchor = self.weigh(policy, policy), None if given is None else self.weigh(self.anchor(given), policy)
@@ -62,5 +68,6 @@ class Pairwise(Objective):
         )
         chosen, rejected = (self.normalize(self.link(log_ratio(mine, its)), mine) for mine, its in sides)
         per_pair = self.finish(self.cost(self.margin(chosen - rejected, policy, given)), policy, given)
-        rewards = [self.reward(mine, its).detach() for mine, its in sides]
-        return PairLoss(per_pair, *rewards)
+        with torch.no_grad():
+            chosen_reward, rejected_reward = (self.reward(mine, its) for mine, its in sides)
+            return PairLoss(per_pair, chosen_reward, rejected_reward, self.metrics(policy, given))

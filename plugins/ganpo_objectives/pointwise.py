@@ -31,17 +31,21 @@ class Pointwise(Objective):
         """The reward that is neither good nor bad, from the `batch_statistics`."""
         return like.new_zeros(())
 
+    def metrics(self, baseline: Tensor, reward: Tensor) -> Mapping[str, Tensor]:
+        """What is logged beside the rewards: the baseline, where there is one."""
+        return {"baseline": baseline.expand(reward.shape)} if self.batch_statistics else {}
+
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         assert reference is not None
         chosen = self.beta * log_ratio(policy.chosen, reference.chosen)
         rejected = self.beta * log_ratio(policy.rejected, reference.rejected)
         baseline = self.baseline(policy.batch, chosen)
         per_pair = self.desirable(chosen, baseline) + self.undesirable(rejected, baseline)
-        return PairLoss(per_pair, chosen.detach(), rejected.detach())
+        return PairLoss(per_pair, chosen.detach(), rejected.detach(), self.metrics(baseline, chosen))
 
     def loss_unpaired(self, policy: TokenLogps, reference: TokenLogps | None, desirable: Tensor) -> ResponseLoss:
         assert reference is not None
         reward = self.beta * log_ratio(policy, reference)
         baseline = self.baseline(policy.batch, reward)
         per_response = torch.where(desirable, self.desirable(reward, baseline), self.undesirable(reward, baseline))
-        return ResponseLoss(per_response, reward.detach())
+        return ResponseLoss(per_response, reward.detach(), self.metrics(baseline, reward))

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganpo_core import Fraction, Objective, PairLogps, PairLoss, PositiveFloat, TokenLogps
-from ganpo_core.types import BatchStatistic
+from ganpo_core import BatchStatistic, Fraction, Need, Objective, PairLogps, PairLoss, PositiveFloat, TokenLogps
 from ganpo_objectives.pointwise import Pointwise
 from ganpo_objectives.stages import log_ratio
 
@@ -193,7 +192,7 @@ class SPPO(Pointwise):
     """Factor of the loss."""
 
     @property
-    def needs(self) -> frozenset[Literal["token_ids", "preference"]]:  # type: ignore[override]
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
         """The column of probabilities, where they are soft."""
         return frozenset({"preference"}) if self.preference == "soft" else frozenset()
 

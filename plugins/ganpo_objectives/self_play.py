@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from ganpo_core import NonNegativeFloat, PairLogps, PairLoss, PositiveFloat, PositiveInt, Probability, TokenLogps
 from ganpo_objectives.dpo import DPO
 from ganpo_objectives.pairwise import Pairwise
 from ganpo_objectives.responses import SPPO
-from ganpo_objectives.stages import MAX_EXPONENT, log_ratio
+from ganpo_objectives.stages import MAX_EXPONENT, clamped_share, log_ratio
 
 
 def last_opponent(reference: PairLogps) -> PairLogps:
@@ -117,7 +118,7 @@ class RSPO(SPPO):
     """R."""
     mix: NonNegativeFloat = 0.1
     """Share of the reverse KL in `forward_and_reverse`."""
-    largest_exponent: PositiveFloat = 10.0
+    largest_exponent: Annotated[float, Gt(0), Le(MAX_EXPONENT)] = 10.0
     """Where the exponentials of R are cut off."""
 
     @property
@@ -127,16 +128,23 @@ class RSPO(SPPO):
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         assert reference is not None
         game = super().loss(policy, last_opponent(reference))
-        sides = ((policy.chosen, reference.chosen), (policy.rejected, reference.rejected))
-        terms = [self.divergence(log_ratio(mine, base)) for mine, base in sides]
-        return replace(game, per_pair=game.per_pair + self.lam * (terms[0] + terms[1]))
+        ratios = (log_ratio(policy.chosen, reference.chosen), log_ratio(policy.rejected, reference.rejected))
+        penalty = torch.stack([self.divergence(z) for z in ratios]).sum(0)
+        exponents = [self.direction * z.detach() for z in ratios]
+        return replace(
+            game,
+            per_pair=game.per_pair + self.lam * penalty,
+            metrics={"clamped": clamped_share(exponents, self.largest_exponent)},
+        )
+
+    @property
+    def direction(self) -> float:
+        """The sign of z in the exponent of R; 0 where R has none."""
+        return {"reverse_kl": 0.0, "chi_squared": 1.0}.get(self.regularizer, -1.0)
 
     def divergence(self, z: Tensor) -> Tensor:
         """R of a log-ratio."""
-        limit = min(self.largest_exponent, MAX_EXPONENT)
         if self.regularizer == "reverse_kl":
             return z.square()
-        if self.regularizer == "chi_squared":
-            return torch.exp(z.clamp(max=limit))
-        forward = torch.exp((-z).clamp(max=limit))
-        return forward + self.mix * z.square() if self.regularizer == "forward_and_reverse" else forward
+        exponential = torch.exp((self.direction * z).clamp(max=self.largest_exponent))
+        return exponential + self.mix * z.square() if self.regularizer == "forward_and_reverse" else exponential

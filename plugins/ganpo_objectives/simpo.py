@@ -37,7 +37,7 @@ class SimPO(Pairwise):
         return self.beta * (rho - self.gamma_ratio)
 
     def reward(self, policy: TokenLogps, reference: TokenLogps | None) -> Tensor:
-        return self.beta * policy.mean
+        return self.beta * self.normalize(policy.total, policy)
 
 
 @dataclass(frozen=True)

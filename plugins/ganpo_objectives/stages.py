@@ -9,6 +9,7 @@ T response tokens. Everything is finite, with finite gradients, at |z| = 1e4.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -49,6 +50,11 @@ def log_ratio(policy: TokenLogps, reference: TokenLogps | None) -> Tensor:
 def power(z: Tensor, alpha: float) -> Tensor:
     """(1 - e^(-alpha z)) / alpha, which is z for alpha = 0."""
     return z if alpha == 0 else -torch.expm1((-alpha * z).clamp(max=MAX_EXPONENT)) / alpha
+
+
+def clamped_share(exponents: Sequence[Tensor], limit: float) -> Tensor:
+    """[B], how many of a pair's exponents are cut off at the limit: those give no gradient any more."""
+    return torch.stack([(exponent > limit).double() for exponent in exponents]).mean(0)
 
 
 def log1mexp(x: Tensor) -> Tensor:

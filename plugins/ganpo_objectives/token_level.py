@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,6 +21,11 @@ def summed(tokens: TokenLogps, statistic: str) -> Tensor:
     return values.to(tokens.whole.dtype).masked_fill(~tokens.mask, 0.0).sum(-1)
 
 
+def averaged(tokens: TokenLogps, statistic: str) -> Tensor:
+    """[B], the mean of a token statistic over the response."""
+    return summed(tokens, statistic) / tokens.length.clamp(min=1)
+
+
 @dataclass(frozen=True)
 class TDPO1(Pairwise):
     """Token-level DPO: the margin pays for the divergence that the policy builds up along each response.
@@ -32,6 +38,9 @@ class TDPO1(Pairwise):
     """
 
     token_statistics = frozenset({"reference_kl"})
+
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return {f"kl_{name}": summed(getattr(policy, name), "reference_kl") for name in ("chosen", "rejected")}
 
     def margin(self, rho: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
         return self.beta * (rho - (summed(policy.rejected, "reference_kl") - summed(policy.chosen, "reference_kl")))
@@ -47,6 +56,8 @@ class TDPO2(TDPO1):
     TRL: none.
     When: as `tdpo1`; the authors' preferred form.
     """
+
+    known_as: ClassVar = {"tdpo": "arXiv 2404.11999"}
 
     alpha: NonNegativeFloat = 0.5
     """Weight of the difference of divergences; 0 is DPO."""
@@ -79,26 +90,35 @@ class WPO(Pairwise):
     clamp: PositiveFloat | None = 1.0
     """Largest weight of a pair; null for none."""
 
-    def finish(self, per_pair: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
+    def weight(self, policy: PairLogps) -> Tensor:
+        """[B], w(chosen) w(rejected), a constant."""
         exponents = [
-            side.mean - summed(side, "log_sum_sq_probs") / side.length.clamp(min=1)
-            for side in (policy.chosen, policy.rejected)
+            side.mean - averaged(side, "log_sum_sq_probs") for side in (policy.chosen, policy.rejected)
         ]
         weight = torch.stack(exponents).sum(0).detach().exp()
-        return per_pair * (weight if self.clamp is None else weight.clamp(max=self.clamp))
+        return weight if self.clamp is None else weight.clamp(max=self.clamp)
+
+    def finish(self, per_pair: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
+        return per_pair * self.weight(policy)
+
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        weight = self.weight(policy)
+        return {"weight": weight} if self.clamp is None else {"weight": weight, "clamped": (weight >= self.clamp).double()}
 
 
 @dataclass(frozen=True)
 class MallowsDPO(Pairwise):
     """Mallows-DPO: prompts to which the reference gives scattered answers count less.
 
-        margin = beta phi rho,   phi = -dispersion * log(mean of the reference's normalized token entropies)
+        margin = beta phi rho,   phi = -dispersion * log((H(chosen) + H(rejected)) / 2)
+        H(y)   = mean over tokens of the entropy of pi_ref, as a part of the logarithm of the vocabulary
 
     Source: arXiv 2405.14953.
     TRL: none.
     When: the data mix questions of fact with questions of taste.
     """
 
+    known_as: ClassVar = {"mallows_ipo": "arXiv 2405.14953"}
     token_statistics = frozenset({"normalized_entropy"})
 
     dispersion: PositiveFloat = 0.29
@@ -109,9 +129,8 @@ class MallowsDPO(Pairwise):
     def scale(self, reference: PairLogps) -> Tensor:
         """[B], phi of each prompt, from both of its responses."""
         sides = (reference.chosen, reference.rejected)
-        entropy = torch.stack([summed(side, "normalized_entropy") for side in sides]).sum(0)
-        length = torch.stack([side.length for side in sides]).sum(0)
-        return -self.dispersion * torch.log((entropy / length.clamp(min=1)).clamp(1e-6, 1.0))
+        entropy = torch.stack([averaged(side, "normalized_entropy") for side in sides]).mean(0)
+        return -self.dispersion * torch.log(entropy.clamp(1e-6, 1.0))
 
     def margin(self, rho: Tensor, policy: PairLogps, reference: PairLogps | None) -> Tensor:
         assert reference is not None
@@ -122,6 +141,9 @@ class MallowsDPO(Pairwise):
         if self.link_function == "squared":
             return (margin - 1 / (2 * self.beta)).square()
         return super().cost(margin)
+
+    def metrics(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
+        return {} if reference is None else {"dispersion": self.scale(reference)}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ganpo_core import Objective, PairLogps, PairLoss, PositiveFloat
-from ganpo_core.types import BatchStatistic
+from ganpo_core import BatchStatistic, Objective, PairLogps, PairLoss, PositiveFloat
 from ganpo_objectives.stages import Smoothing, log_ratio, smoothed
 
 

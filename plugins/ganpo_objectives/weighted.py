@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ganpo_core import Component, ConfigError, Objective, PairLogps, PairLoss, ResponseLoss, TokenLogps
-from ganpo_core.types import BatchStatistic
+from ganpo_core import (
+    BatchStatistic,
+    Component,
+    ConfigError,
+    Need,
+    Objective,
+    PairLogps,
+    PairLoss,
+    ResponseLoss,
+    TokenLogps,
+)
 
 Options = dict[str, str | float | bool | list[int] | None]
 
@@ -32,7 +41,7 @@ class Weighted(Objective):
         loss = sum over the list of weight * loss
 
     Left to itself it is mixed preference optimization (MPO): 0.8 dpo + 0.2 bco + 1.0 sft. The rewards logged are those
-    of the first objective.
+    of the first objective; each one's loss is logged as `objective/PLACE.NAME`.
 
     Source: arXiv 2411.10442.
     TRL: `loss_type=[…]` with `loss_weights=[…]`.
@@ -95,7 +104,7 @@ class Weighted(Objective):
         return frozenset[str]().union(*(part.token_statistics for _, part in self.parts))
 
     @property
-    def needs(self) -> frozenset[Literal["token_ids", "preference"]]:  # type: ignore[override]
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
         """Of all parts."""
         return reduce(lambda found, part: found | part[1].needs, self.parts, frozenset())
 
@@ -133,7 +142,8 @@ class Weighted(Objective):
             for index, (_, part) in enumerate(self.parts)
         ]
         terms = [weight * result.per_pair for (weight, _), result in zip(self.parts, found, strict=True)]
-        return replace(found[0], per_pair=torch.stack(terms).sum(0))
+        metrics = self._metrics([(result.per_pair, result.metrics) for result in found])
+        return replace(found[0], per_pair=torch.stack(terms).sum(0), metrics=metrics)
 
     def loss_unpaired(self, policy: TokenLogps, reference: TokenLogps | None, desirable: Tensor) -> ResponseLoss:
         found = [
@@ -143,7 +153,17 @@ class Weighted(Objective):
             for index, (_, part) in enumerate(self.parts)
         ]
         terms = [weight * result.per_response for (weight, _), result in zip(self.parts, found, strict=True)]
-        return replace(found[0], per_response=torch.stack(terms).sum(0))
+        metrics = self._metrics([(result.per_response, result.metrics) for result in found])
+        return replace(found[0], per_response=torch.stack(terms).sum(0), metrics=metrics)
+
+    def _metrics(self, found: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> Mapping[str, Tensor]:
+        """Each part's own loss, before its weight, and what it logs itself."""
+        noted: dict[str, Tensor] = {}
+        for index, (values, metrics) in enumerate(found):
+            part = f"{index}.{self.objectives[index]['use']}"
+            noted[part] = values.detach()
+            noted |= {f"{part}/{name}": own for name, own in metrics.items()}
+        return noted
 
 
 def _as_objective(part: Component) -> Objective:

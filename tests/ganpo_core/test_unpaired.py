@@ -19,7 +19,7 @@ from ganpo_core.config import load_run
 from ganpo_core.data import TokenPair, collate
 from ganpo_core.data.flaws import RowError
 from ganpo_core.data.formats import ChatPair, TextPair, parse_row
-from ganpo_core.errors import DataError
+from ganpo_core.errors import ConfigError, DataError
 from ganpo_core.forward import response_pass
 
 MakeRun = Callable[..., dict[str, Any]]
@@ -172,3 +172,41 @@ def test_a_weighted_sum_takes_them_where_every_part_does(tiny_run: MakeRun, unpa
     with pytest.raises(DataError, match="objective 'weighted' compares two responses"):
         made(tiny_run(objective={"use": "weighted"}, data={"path": str(unpaired)}))
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("latents", [{"use": "hidden_state"}, {"use": "pooled"}], ids=lambda latents: latents["use"])
+def test_splitting_a_step_changes_no_distance(
+    latents: dict[str, Any], tiny_run: MakeRun, unpaired: Path, tmp_path: Path
+) -> None:
+    """1 x 8 = 8 x 1, where a micro-batch holds a chosen or a rejected response and the other side is empty."""
+    found = {}
+    for size, accumulation in ((8, 1), (1, 8), (4, 2)):
+        run_file = tiny_run(
+            objective={"use": "kto", "beta": 0.5}, data={"path": str(unpaired)}, latents=latents,
+            divergence={"use": "mse"}, adversary={"weight_warmup_ratio": 0, "weight": 5.0},
+        )
+        run_file["model"]["dtype"] = "float64"
+        run_file["training"] = {
+            "learning_rate": 0.1, "max_steps": 3, "logging_steps": 1, "save_steps": None,
+            "per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation,
+        }
+        folder = ganpo_core.train({**run_file, "output_dir": str(tmp_path / f"{size}x{accumulation}")})
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found[size] = [(line["loss"], line["adversary/penalty"]) for line in lines]
+    assert found[8][-1][1] > 0
+    assert found[1] == [pytest.approx(pair, rel=1e-9) for pair in found[8]]
+    assert found[4] == [pytest.approx(pair, rel=1e-9) for pair in found[8]]
+
+
+def test_critics_of_single_responses_say_that_splitting_changes_them(
+    tiny_run: MakeRun, unpaired: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their means are over the chosen, or the rejected, rows of a micro-batch, of which each holds another number."""
+    critic = {"latents": {"use": "hidden_state"}, "divergence": {"use": "ragan"}, "discriminator": {"use": "linear"}}
+    run_file = tiny_run(objective={"use": "kto"}, data={"path": str(unpaired)}, **critic)
+    assert not any("micro-batch" in note for note in made(run_file).notes)
+    run_file["training"]["gradient_accumulation_steps"] = 2
+    (note,) = (note for note in made(run_file).notes if "micro-batch" in note)
+    assert note.startswith("adversary 'latent': rows are single responses, so")
+    with pytest.raises(ConfigError, match="masked: false would score the absent sides of single responses"):
+        made({**run_file, "adversary": {"masked": False}})

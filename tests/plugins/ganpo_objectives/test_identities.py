@@ -1,4 +1,21 @@
-"""What must be equal to what, exactly: the identities by which the losses are built from the same stages."""
+"""What must be equal to what, exactly: the identities by which the losses are built from the same stages.
+
+     1  one loss, several names                  test_two_names_of_one_loss, test_squared_gpo_is_ipo_on_another_scale
+     2  unbiasedness of `robust`                 test_robust_loss_is_unbiased_under_wrong_labels
+     3  minima of `cdpo` and `exo`               test_smoothed_losses_are_at_rest_at_the_log_odds
+     4  optima on a bandit                       test_optima.py
+     5  second order and first gradient of GPO   test_gpo_to_second_order, test_gpo_divided_by_its_slope_starts_alike
+     6  f-DPO's alpha                            test_two_names_of_one_loss; TRL's coefficient: test_trl_parity.py
+     7  limits that are DPO                      test_two_names_of_one_loss, test_length_terms_…, test_weights_of_one_…,
+                                                 test_dpo_positive_is_dpo_where_…, test_self_play_uses_past_opponents
+     8  APO, KTO and SPPO                        test_two_names_of_one_loss, test_sppo_is_least_at_a_margin_of_one_over_beta
+     9  SimPO, CPO and DPO                       test_simpo_without_margin_…, test_cpo_is_dpo_against_a_reference_of_…
+    10  AOT and its batch                        test_aot_of_one_pair_…, test_aot_of_two_processes_…
+    11  invariance to a constant                 test_pairwise_losses_do_not_see_…, test_losses_of_single_responses_do
+    12  opposite gradients, right at the start   test_gradients_of_unnormalized_…; test_start.py
+    13  finite at 1e4 nats                       test_start.py
+    14  TRL's own values                         test_trl_parity.py
+"""
 
 from __future__ import annotations
 
@@ -13,6 +30,7 @@ from torch import Tensor
 
 from ganpo_core import Objective, PairLogps, TokenLogps
 
+SURROGATES = ("logistic", "exponential", "hinge", "squared", "truncated_quadratic")
 RATIOS = torch.linspace(-40, 40, 33, dtype=torch.float64)
 
 
@@ -83,7 +101,7 @@ def test_smoothed_losses_are_at_rest_at_the_log_odds(name: str) -> None:
         assert bool((of_rho(objective(name, label_smoothing=0.1), RATIOS) >= 0).all())
 
 
-@pytest.mark.parametrize("surrogate", ["logistic", "exponential", "squared", "truncated_quadratic", "hinge"])
+@pytest.mark.parametrize("surrogate", SURROGATES)
 def test_gpo_to_second_order(surrogate: str) -> None:
     """mean f(u) = f(0) + f'(0) mean u + f''(0) / 2 mean u^2 + O(u^3)."""
     made = objective("gpo", surrogate=surrogate, beta=1.0)
@@ -95,6 +113,30 @@ def test_gpo_to_second_order(surrogate: str) -> None:
     expected = value + first * u.mean() + second / 2 * u.square().mean()
     assert of_rho(made, u).mean().item() == pytest.approx(expected.item(), abs=1e-6)
     assert first.item() == {"logistic": -0.5, "squared": -2.0, "truncated_quadratic": -2.0}.get(surrogate, -1.0)
+
+
+def test_gpo_divided_by_its_slope_starts_alike() -> None:
+    """f(beta rho) / |f'(0)| has the slope -beta at rho = 0, whatever f is, in every log-probability of every token."""
+    policy, at_start = drawn(2), drawn(2)
+    slopes = {"logistic": 0.5, "squared": 2.0, "truncated_quadratic": 2.0}
+    for surrogate in SURROGATES:
+        value = per_pair(objective("gpo", surrogate=surrogate, beta=0.3), policy, at_start) / slopes.get(surrogate, 1.0)
+        chosen, rejected = torch.autograd.grad(value.sum(), [policy.chosen.logps, policy.rejected.logps])
+        same(chosen, -0.3 * policy.chosen.mask.double())
+        same(rejected, 0.3 * policy.rejected.mask.double())
+
+
+def test_dpo_positive_is_dpo_where_the_chosen_response_gained() -> None:
+    gained = from_ratios(RATIOS.abs(), RATIOS)
+    same(per_pair(objective("dpo_positive", beta=0.1), *gained), per_pair(objective("dpo"), *gained))
+
+
+def test_cpo_is_dpo_against_a_reference_of_probability_one() -> None:
+    policy = drawn(2)
+    certain = PairLogps(*(
+        TokenLogps(torch.zeros_like(side.logps), side.mask) for side in (policy.chosen, policy.rejected)
+    ))
+    same(per_pair(objective("cpo", alpha=0.0), policy, certain), per_pair(objective("dpo"), policy, certain))
 
 
 def test_length_terms_vanish_for_responses_of_one_length() -> None:
@@ -225,10 +267,12 @@ def test_aot_of_two_processes_has_the_gradient_of_one() -> None:
             same(found, expected)
 
 
-PAIRWISE = ("dpo", "cdpo", "robust", "hinge", "gpo", "exo", "discopop", "chi_po", "f_dpo", "r_dpo", "aot")
+PAIRWISE = ("dpo", "cdpo", "robust", "hinge", "gpo", "exo", "discopop", "chi_po", "f_dpo", "r_dpo", "aot", "spin")
+OF_ONE_TOKEN = ("ipo", "dpo_norm", "ld_dpo", "alpha_spin", "fictitious_spin")
+"""Pairwise too, where responses have one length."""
 
 
-@pytest.mark.parametrize("name", [*PAIRWISE, "tdpo1", "tdpo2", "wpo", "mallows_dpo", "spin", "alpha_spin"])
+@pytest.mark.parametrize("name", [*PAIRWISE, *OF_ONE_TOKEN, "tdpo1", "tdpo2", "wpo", "mallows_dpo"])
 def test_pairwise_losses_do_not_see_a_constant_of_the_prompt(name: str) -> None:
     """A constant added to both responses of a prompt cancels; links that are not linear are left out."""
     made = objective(name, gamma=0.0) if name == "chi_po" else objective(name)
@@ -256,7 +300,7 @@ def test_losses_of_single_responses_do(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", PAIRWISE)
+@pytest.mark.parametrize("name", [*PAIRWISE, *OF_ONE_TOKEN])
 def test_gradients_of_unnormalized_pairwise_losses_are_opposite(name: str) -> None:
     made = objective(name, gamma=0.0) if name == "chi_po" else objective(name)
     chosen, rejected = RATIOS.clone().requires_grad_(), (0.3 - 0.2 * RATIOS).requires_grad_()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from ganpo_objectives import ganpo_objectives
+from ganpo_objectives.stages import Surrogate
 from objective_samples import drawn, objective
 from torch import Tensor
 
@@ -112,10 +113,25 @@ def test_the_first_step_raises_the_chosen_response(name: str) -> None:
     assert slope.item() < 0
 
 
+STEEPEST: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in sorted(ganpo_objectives())),
+    *(("gpo", {"surrogate": surrogate, "beta": 10.0}) for surrogate in get_args(Surrogate)),
+    *(("f_dpo", {"divergence": "alpha", "alpha": alpha}) for alpha in (-2.0, 0.3, 5.0)),
+    ("f_dpo", {"divergence": "forward_kl"}),
+    ("f_dpo", {"divergence": "js"}),
+    ("chi_po", {"clip": 1.0}),
+    ("alpha_po", {"alpha": -1.0}),
+    ("alpha_po", {"alpha": 5.0}),
+    ("wpo", {"clamp": 5.0}),
+    ("mallows_dpo", {"link_function": "squared"}),
+    *(("rspo", {"regularizer": kind}) for kind in ("reverse_kl", "chi_squared", "forward_and_reverse")),
+]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", sorted(ganpo_objectives()))
-def test_loss_is_finite_ten_thousand_nats_away(name: str, dtype: torch.dtype) -> None:
-    made = objective(name)
+@pytest.mark.parametrize(("name", "options"), STEEPEST)
+def test_loss_is_finite_ten_thousand_nats_away(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
+    made = objective(name, **options)
     total = torch.tensor([1e4, 100.0, 1.0, 0.0, -1.0, -100.0, -1e4])
     base = drawn(0, pairs=7, dtype=dtype)
 

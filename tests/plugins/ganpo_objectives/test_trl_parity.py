@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from objective_samples import objective
 
-import ganpo_core
-from ganpo_core import Objective, PairLogps, TokenLogps
+from ganpo_core import PairLogps, TokenLogps
 
 RECORD: dict[str, Any] = json.loads((Path(__file__).parents[2] / "fixtures" / "trl_losses.json").read_text())
 
@@ -36,7 +36,9 @@ SAME = [
     ("dpo", "sigmoid_norm", "dpo_norm", {"beta": 0.1}),
     ("dpo", "f_forward_kl", "f_dpo", {"divergence": "forward_kl"}),
     ("dpo", "f_js_divergence", "f_dpo", {"divergence": "js"}),
-    # TRL's coefficient is 1 - alpha.
+    # TRL's coefficient is 1 - alpha: 0 is the forward KL, 1 the reverse KL.
+    ("dpo", "f_alpha_0.0", "f_dpo", {"divergence": "forward_kl"}),
+    ("dpo", "f_alpha_1.0", "f_dpo", {"divergence": "reverse_kl"}),
     ("dpo", "f_alpha_0.3", "f_dpo", {"divergence": "alpha", "alpha": 0.7}),
     ("dpo", "f_alpha_0.5", "f_dpo", {"divergence": "alpha", "alpha": 0.5}),
     ("dpo", "ld", "ld_dpo", {"alpha": 0.4}),
@@ -48,21 +50,33 @@ SAME = [
         "weighted",
         {"objectives": [{"use": "dpo", "weight": 0.8}, {"use": "bco", "weight": 0.2, "delta": "zero"}, {"use": "sft"}]},
     ),
-    ("cpo", "cpo", "cpo", {"alpha": 0.0}),
+    ("cpo", "cpo", "cpo", {"sft_norm": "token_mean"}),
+    ("cpo", "cpo_without_likelihood", "cpo", {"alpha": 0.0}),
     ("cpo", "cpo_hinge", "slic", {"beta": 0.1, "lam": 0.0}),
     ("cpo", "simpo", "simpo", {"beta": 2.0, "gamma_ratio": 0.5}),
+    (
+        "cpo",
+        "simpo_with_likelihood",
+        "weighted",
+        {"objectives": [{"use": "simpo", "beta": 2.0, "gamma_ratio": 0.5}, {"use": "sft", "weight": 0.5}]},
+    ),
     ("cpo", "alpha_po", "alpha_po", {"beta": 2.5, "gamma_ratio": 0.04, "alpha": 0.25}),
+    # CPO has no reference: it is ours against one that gives every response probability 1.
+    ("cpo", "cpo_ipo", "ipo", {"beta": 0.1}),
+    ("orpo", "orpo", "orpo", {"lam": 0.1, "sft_norm": "token_mean"}),
+    ("orpo", "orpo_strong", "orpo", {"lam": 1.5, "sft_norm": "token_mean"}),
 ]
 UNPAIRED = [
     ("kto", "kto", {}),
     ("kto_weighted", "kto", {"desirable_weight": 1.3, "undesirable_weight": 0.8}),
     ("apo_zero_unpaired", "apo_zero", {}),
 ]
+each_batch = pytest.mark.parametrize("batch", RECORD["batches"], ids=["first", "second", "third"])
 
 
-def recorded(name: str) -> PairLogps:
-    """One model's log-probabilities of the recorded batch: chosen rows first, responses anywhere in a row."""
-    rows = recorded_rows(name)
+def recorded(batch: dict[str, Any], name: str) -> PairLogps:
+    """One model's log-probabilities of a recorded batch: chosen rows first, responses anywhere in a row."""
+    rows = recorded_rows(batch, name)
     half = len(rows.logps) // 2
     sides = [
         TokenLogps(rows.logps[part], rows.mask[part], {key: value[part] for key, value in rows.statistics.items()})
@@ -71,47 +85,40 @@ def recorded(name: str) -> PairLogps:
     return PairLogps(*sides)
 
 
-def recorded_rows(name: str) -> TokenLogps:
-    """The same as single responses."""
-    logps = torch.tensor(RECORD["batch"][name], dtype=torch.float64)
-    statistics = {"log_sum_sq_probs": torch.tensor(RECORD["batch"]["log_sum_sq_probs"], dtype=torch.float64)}
-    return TokenLogps(logps, torch.tensor(RECORD["batch"]["mask"]), statistics)
+def recorded_rows(batch: dict[str, Any], name: str) -> TokenLogps:
+    """The same as single responses; the reference `nothing` gives probability 1 to all."""
+    values = batch["values"]
+    logps = torch.tensor(values.get(name, values["policy"]), dtype=torch.float64)
+    logps = torch.zeros_like(logps) if name == "nothing" else logps
+    statistics = {"log_sum_sq_probs": torch.tensor(values["log_sum_sq_probs"], dtype=torch.float64)}
+    return TokenLogps(logps, torch.tensor(values["mask"]), statistics)
 
 
-def made(name: str, options: dict[str, Any]) -> Objective:
-    objective = ganpo_core.component("objective", name, **options)
-    assert isinstance(objective, Objective)
-    return objective
-
-
+@each_batch
 @pytest.mark.parametrize(("trainer", "loss", "name", "options"), SAME)
-def test_loss_is_what_trl_computes(trainer: str, loss: str, name: str, options: dict[str, Any]) -> None:
-    objective = made(name, options)
-    reference = recorded("reference") if objective.needs_reference else None
-    ours = objective.loss(recorded("policy"), reference).per_pair.mean().item()
-    assert ours == pytest.approx(RECORD[trainer][loss]["loss"], abs=1e-5)
+def test_loss_is_what_trl_computes(
+    trainer: str, loss: str, name: str, options: dict[str, Any], batch: dict[str, Any]
+) -> None:
+    made = objective(name, **options)
+    reference = recorded(batch, "reference" if trainer == "dpo" else "nothing") if made.needs_reference else None
+    ours = made.loss(recorded(batch, "policy"), reference).per_pair.mean().item()
+    assert ours == pytest.approx(batch["losses"][trainer][loss], rel=1e-7, abs=1e-5)
 
 
+@each_batch
 @pytest.mark.parametrize(("loss", "name", "options"), UNPAIRED)
-def test_unpaired_loss_is_what_trl_computes(loss: str, name: str, options: dict[str, Any]) -> None:
-    objective = made(name, options)
-    kl = torch.tensor(RECORD["mismatched"]["policy"]) - torch.tensor(RECORD["mismatched"]["reference"])
+def test_unpaired_loss_is_what_trl_computes(
+    loss: str, name: str, options: dict[str, Any], batch: dict[str, Any]
+) -> None:
+    kl = torch.tensor(batch["mismatched"]["policy"]) - torch.tensor(batch["mismatched"]["reference"])
     assert kl.mean() > 0
-    policy = replace(recorded_rows("policy"), batch={"mismatched": kl.mean()})
+    policy = replace(recorded_rows(batch, "policy"), batch={"mismatched": kl.mean()})
     desirable = torch.tensor(RECORD["desirable"])
-    ours = objective.loss_unpaired(policy, recorded_rows("reference"), desirable).per_response.mean().item()
-    assert ours == pytest.approx(RECORD["kto"][loss]["loss"], abs=1e-5)
+    answer = objective(name, **options).loss_unpaired(policy, recorded_rows(batch, "reference"), desirable)
+    assert answer.per_response.mean().item() == pytest.approx(batch["losses"]["kto"][loss], abs=1e-5)
 
 
-def test_odds_ratio_term_is_what_trl_computes() -> None:
-    """ORPO's trainer subtracts this from the likelihood's loss, which it takes over prompts as well."""
-    policy = recorded("policy")
-    ours = made("orpo", {"lam": 0.1}).loss(policy, None).per_pair + policy.chosen.mean
-    assert ours.mean().item() == pytest.approx(RECORD["orpo"]["orpo"]["loss"], abs=1e-5)
-
-
-def test_every_recorded_loss_is_compared() -> None:
+@each_batch
+def test_every_recorded_loss_is_compared(batch: dict[str, Any]) -> None:
     compared = {(trainer, loss) for trainer, loss, *_ in SAME} | {("kto", loss) for loss, *_ in UNPAIRED}
-    recorded_losses = {(trainer, loss) for trainer in ("dpo", "cpo", "kto") for loss in RECORD[trainer]}
-    # CPO's IPO has no reference to be an identity of; it is recorded to say that it was seen.
-    assert recorded_losses - compared == {("cpo", "cpo_ipo")}
+    assert {(trainer, loss) for trainer, losses in batch["losses"].items() for loss in losses} == compared
