@@ -31,6 +31,10 @@ class CriticFlops:
         rows = passes.scored * self.forward + passes.trained * self.to_weights + passes.answered * self.to_latents
         return rows / 2
 
+    def in_shared_pass(self) -> float:
+        """The same where one forward pass serves critics and policy: six rows a pair, of which all see both gradients."""
+        return self.per_pair_token(Passes(scored=6, trained=6, answered=6))
+
 
 @dataclass(frozen=True)
 class Passes:
@@ -84,6 +88,13 @@ def critic_flops_per_token(critic: Discriminator | nn.Module, latent_dim: int, l
             return _counted(critic, latent_dim, length)
     except RuntimeError:  # its code branches on values: the same counts, at the price of computing them
         return _counted(critic, latent_dim, length)
+
+
+def count_parameters(discriminator: Discriminator, latent_dim: int) -> int:
+    """Of one critic."""
+    with torch.device("meta"):
+        module = discriminator.build(latent_dim)
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def plan_critic(
