@@ -55,7 +55,10 @@ class Component:
     __pydantic_config__: ClassVar[dict[str, Any]] = OPTIONS
 
     known_as: ClassVar[Mapping[str, str]] = {}
-    """Other names of it, and who calls it so: whoever asks for one is told the name here."""
+    """Other names of it, and who calls it so: whoever asks for one is told the name here.
+
+    Options that make it the same, where the defaults do not, follow a colon: `{"bco_pair": "TRL: delta: zero"}`.
+    """
 
     def bind(self, create: Callable[[str, Mapping[str, object], str], Component], path: str) -> None:
         """Make the components inside this one; `create(name, options, path)` is the registry's, `path` this one's."""

@@ -115,7 +115,7 @@ class MallowsDPO(Pairwise):
     When: the data mix questions of fact with questions of taste.
     """
 
-    known_as: ClassVar = {"mallows_ipo": "arXiv 2405.14953"}
+    known_as: ClassVar = {"mallows_ipo": "arXiv 2405.14953: link_function: squared"}
     token_statistics = frozenset({"normalized_entropy"})
 
     dispersion: PositiveFloat = 0.29
