@@ -41,6 +41,6 @@ def describe(
         if isinstance(made, Objective):
             print(f"\nNeeds       {'; '.join(needs_of(made))}")
     for other, who in entry.component.known_as.items():
-        print(f"\nAlso called '{other}' ({who})")
+        print(f"\nAlso called '{other}' ({who.replace(': ', ', with ', 1)})")
     print(f"\nProvided by {entry.provider} ({entry.provider.distribution or 'a file'})")
     print(f"Source      {source_file(entry.component)}")

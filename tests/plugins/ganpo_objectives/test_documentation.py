@@ -62,10 +62,12 @@ def test_describe_prints_formula_source_defaults_needs_and_other_names(capsys: p
     describe("objective", "exo")
     out = capsys.readouterr().out
     for piece in (
-        "q = sigma(margin)", "Source: arXiv 2402.00856", 'TRL: `loss_type="exo_pair"`', "label_smoothing: number > 0 = 0.001",
-        "Needs       a reference; pairs", "Also called 'exo_pair' (TRL)", "Reward per nat of log-ratio",
+        "q = sigma(margin)", "Source: arXiv 2402.00856", 'TRL: `loss_type="exo_pair"`', "Reward per nat of log-ratio",
+        "label_smoothing: number > 0 < 0.5 = 0.001", "Needs       a reference; pairs", "Also called 'exo_pair' (TRL)",
     ):
         assert piece in out
+    describe("objective", "bco")
+    assert "Also called 'bco_pair' (TRL, with delta: zero)" in capsys.readouterr().out
 
 
 def test_needs_are_in_words() -> None:
