@@ -84,7 +84,7 @@ def components(plugins: Plugins, kind: str) -> str:
     if not registry:
         return "None in this release."
     facts = [[f"[`{name}`](#{kind.replace('_', '-')}-{name})", *_facts(registry[name].component)] for name in registry]
-    parts = [table(["name", "needs"], facts)]
+    parts = [table(["name", "needs"], facts)] if facts[0][1:] else []  # objectives have a table of their own
     for name in registry:
         entry = registry[name]
         title = f"#### {kind.replace('_', ' ')} `{name}`"
@@ -156,8 +156,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _facts(component: type[Component]) -> Iterator[str]:
     """What a component asks of its neighbours in a run file, in words."""
     if issubclass(component, Objective):
-        yield "a reference" if component.needs_reference else "no reference"
-    elif issubclass(component, Divergence):
+        return
+    if issubclass(component, Divergence):
         if not component.needs_critic:
             yield "`latents` alone: a direct distance"
             return

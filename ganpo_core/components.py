@@ -56,7 +56,10 @@ class Component:
     __pydantic_config__: ClassVar[dict[str, Any]] = OPTIONS
 
     known_as: ClassVar[Mapping[str, str]] = {}
-    """Other names of it, and who calls it so: whoever asks for one is told the name here."""
+    """Other names of it, and who calls it so: whoever asks for one is told the name here.
+
+    Options that make it the same, where the defaults do not, follow a colon: `{"bco_pair": "TRL: delta: zero"}`.
+    """
     example: ClassVar[Mapping[str, object]] = {}
     """Options to check it with, where some have no default."""
     matters_with: ClassVar[Mapping[str, Mapping[str, object]]] = {}

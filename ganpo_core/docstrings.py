@@ -62,11 +62,11 @@ def needs_of(objective: Objective) -> Iterator[str]:
         yield f"per token: {statistic}"
     for need in sorted(objective.needs):
         yield {"token_ids": "the response tokens", "preference": "the column `preference`"}[need]
-    for name, kind in objective.batch_statistics.items():
+    for kind in dict.fromkeys(objective.batch_statistics.values()):
         yield {
             "lengths": "the step's number of tokens",
             "mismatched": "responses after other prompts (one more pass)",
             "micro_batch": "the micro-batch as a whole",
-            "running_mean": f"a running mean of rewards ({name})",
+            "running_mean": "running means over the steps before",
         }[kind]
     yield "pairs, or single responses with a label" if objective.takes_unpaired else "pairs"

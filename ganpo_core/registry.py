@@ -118,7 +118,9 @@ class Registry(Mapping[str, Entry]):
         """Who calls which component by a name that is another's here; empty where nobody does."""
         for own, entry in self._entries.items():
             if name in entry.component.known_as:
-                return f" {entry.component.known_as[name]} calls '{own}' so: write `use: {own}`."
+                who, _, options = entry.component.known_as[name].partition(": ")
+                written = f"{{use: {own}, {options}}}" if options else f"use: {own}"
+                return f" {who} calls '{own}' so: write `{written}`."
         return ""
 
 

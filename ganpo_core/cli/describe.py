@@ -53,7 +53,7 @@ def describe(
         for title, text in _traits(made).items():
             print(f"{title:<11} {text}")
     for other, who in entry.component.known_as.items():
-        print(f"\nAlso called '{other}' ({who})")
+        print(f"\nAlso called '{other}' ({who.replace(': ', ', with ', 1)})")
     if latent_dim is not None:
         if not isinstance(made, Discriminator):
             raise ConfigError(f"--latent-dim: a size is told of discriminators; '{name}' is of kind {kind}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
+from annotated_types import Gt, Lt
 from torch import Tensor
 
 from ganpo_core import PairLogps, PositiveFloat, TokenLogps
@@ -92,14 +93,8 @@ class EXO(Pairwise):
 
     known_as: ClassVar = {"exo_pair": "TRL"}
 
-    label_smoothing: PositiveFloat = 1e-3
-    """e, above 0 and below 0.5: the preference that is matched is 1 - e."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.label_smoothing < 0.5:
-            raise ValueError(
-                f"label_smoothing must be above 0 and below 0.5, got {self.label_smoothing:g}: the loss holds its logarithm"
-            )
+    label_smoothing: Annotated[float, Gt(0), Lt(0.5)] = 1e-3
+    """e, below 0.5 and above 0, since the loss holds its logarithm: the preference that is matched is 1 - e."""
 
     def cost(self, margin: Tensor) -> Tensor:
         log_q, log_p = F.logsigmoid(margin), F.logsigmoid(-margin)

@@ -65,11 +65,14 @@ class LDDPO(Pairwise):
     alpha: Probability = 0.5
     """Weight of the tokens beyond; 1 is DPO."""
 
-    def weigh(self, pairs: PairLogps, policy: PairLogps) -> PairLogps:
-        shared = torch.minimum(pairs.chosen.length, pairs.rejected.length)[:, None]
+    def weigh(self, policy: PairLogps, anchor: PairLogps | None) -> tuple[PairLogps, PairLogps | None]:
+        shared = torch.minimum(policy.chosen.length, policy.rejected.length)[:, None]
 
         def desensitized(tokens: TokenLogps) -> TokenLogps:
             position = tokens.mask.cumsum(-1)
             return reweighted(tokens, torch.where(position <= shared, 1.0, self.alpha))
 
-        return PairLogps(desensitized(pairs.chosen), desensitized(pairs.rejected))
+        def both(pairs: PairLogps) -> PairLogps:
+            return PairLogps(desensitized(pairs.chosen), desensitized(pairs.rejected))
+
+        return both(policy), None if anchor is None else both(anchor)

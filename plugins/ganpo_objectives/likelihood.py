@@ -93,7 +93,7 @@ class RPO(WithLikelihood):
     When: DPO lowers the likelihood of the chosen responses, as on proofs and code.
     """
 
-    known_as: ClassVar = {"irpo": "arXiv 2404.19733"}
+    known_as: ClassVar = {"irpo": "arXiv 2404.19733: beta: 0.1, eta: 1.0, sft_norm: seq_mean"}
     needs_reference = True
 
     beta: PositiveFloat = 0.01

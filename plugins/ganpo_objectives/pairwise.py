@@ -27,9 +27,9 @@ class Pairwise(Objective):
         """Whom the policy is compared with."""
         return reference
 
-    def weigh(self, pairs: PairLogps, policy: PairLogps) -> PairLogps:
-        """Stage 1: one model's log-probabilities with weights on their tokens."""
-        return pairs
+    def weigh(self, policy: PairLogps, anchor: PairLogps | None) -> tuple[PairLogps, PairLogps | None]:
+        """Stage 1: both models' log-probabilities with weights on their tokens."""
+        return policy, anchor
 
     def link(self, z: Tensor) -> Tensor:
         """Stage 2: the score [B] of a log-ratio."""
@@ -61,7 +61,7 @@ class Pairwise(Objective):
 
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         given = reference if self.needs_reference else None
-        own, anchor = self.weigh(policy, policy), None if given is None else self.weigh(self.anchor(given), policy)
+        own, anchor = self.weigh(policy, None if given is None else self.anchor(given))
         sides = (
             (own.chosen, None if anchor is None else anchor.chosen),
             (own.rejected, None if anchor is None else anchor.rejected),

@@ -68,7 +68,7 @@ class BCO(Pointwise):
     When: labels say good or bad, and the prompts of the two kinds are alike.
     """
 
-    known_as: ClassVar = {"bco_pair": "TRL"}
+    known_as: ClassVar = {"bco_pair": "TRL: delta: zero"}
 
     delta: Literal["running", "zero"] = "running"
     """Where the classifier's boundary lies."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ganpo_core import NonNegativeFloat, PairLogps, PositiveFloat, TokenLogps
 from ganpo_objectives.differences import changed_tokens
 from ganpo_objectives.pairwise import Pairwise
-from ganpo_objectives.stages import reweighted
+from ganpo_objectives.stages import MAX_EXPONENT, reweighted
 
 
 def summed(tokens: TokenLogps, statistic: str) -> Tensor:
@@ -118,7 +118,7 @@ class MallowsDPO(Pairwise):
     When: the data mix questions of fact with questions of taste.
     """
 
-    known_as: ClassVar = {"mallows_ipo": "arXiv 2405.14953"}
+    known_as: ClassVar = {"mallows_ipo": "arXiv 2405.14953: link_function: squared"}
     token_statistics = frozenset({"normalized_entropy"})
 
     dispersion: PositiveFloat = 0.29
@@ -174,17 +174,20 @@ class BMC(Pairwise):
     ignored_tokens: tuple[int, ...] = ()
     """Token ids that never count as a difference: stop words."""
 
-    def weigh(self, pairs: PairLogps, policy: PairLogps) -> PairLogps:
+    def weigh(self, policy: PairLogps, anchor: PairLogps | None) -> tuple[PairLogps, PairLogps | None]:
         ids = (policy.chosen.token_ids, policy.rejected.token_ids)
         if ids[0] is None or ids[1] is None:
             raise ValueError("bmc compares token ids: `TokenLogps.token_ids` is missing")
         changed = changed_tokens(ids[0], policy.chosen.mask, ids[1], policy.rejected.mask, self.ignored_tokens)
-        confident = policy if self.weights_from == "policy" else pairs
 
         def weighed(tokens: TokenLogps, by: TokenLogps, differs: Tensor) -> TokenLogps:
-            extra = torch.exp((-by.whole.detach()).clamp(max=20.0)).clamp(max=self.delta)
+            extra = torch.exp((-by.whole.detach()).clamp(max=MAX_EXPONENT)).clamp(max=self.delta)
             return reweighted(tokens, 1 + differs * extra)
 
-        return PairLogps(
-            weighed(pairs.chosen, confident.chosen, changed[0]), weighed(pairs.rejected, confident.rejected, changed[1])
-        )
+        def both(pairs: PairLogps) -> PairLogps:
+            by = policy if self.weights_from == "policy" else pairs
+            return PairLogps(
+                weighed(pairs.chosen, by.chosen, changed[0]), weighed(pairs.rejected, by.rejected, changed[1])
+            )
+
+        return both(policy), None if anchor is None else both(anchor)

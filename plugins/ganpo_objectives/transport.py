@@ -74,6 +74,8 @@ class AOTUnpaired(AOT):
     When: the chosen and the rejected responses of a batch need not answer the same prompts.
     """
 
+    known_as: ClassVar = {"aot_pair": "older TRL"}
+
     def compared(self, policy: PairLogps, reference: PairLogps) -> tuple[Tensor, Tensor]:
         return log_ratio(policy.chosen, reference.chosen), log_ratio(policy.rejected, reference.rejected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -22,7 +23,8 @@ from ganpo_core import (
     TokenLogps,
 )
 
-Options = dict[str, str | float | bool | list[int] | None]
+Options = dict[str, object]
+"""`use`, `weight`, and whatever the objective takes: checked when it is made."""
 
 
 def mixed_preferences() -> tuple[Options, ...]:
@@ -61,7 +63,7 @@ class Weighted(Objective):
             weight = options.get("weight", 1.0)
             if not isinstance(options.get("use"), str):
                 raise ValueError(f"objectives.{index}: name an objective with `use:`")
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
                 raise ValueError(f"objectives.{index}.weight must be a number of at least 0, got {weight!r}")
 
     def bind(self, create: Callable[[str, Mapping[str, object], str], Component], path: str) -> None:
@@ -73,9 +75,9 @@ class Weighted(Objective):
             try:
                 made.append(_as_objective(create(str(listed["use"]), options, f"{path}.objectives.{index}")))
             except ConfigError as error:
+                where = f"{path}.objectives.{index}"
                 problems += [
-                    message if message.startswith(path) else f"{path}.objectives.{index}.use: {message}"
-                    for message in error.problems
+                    message if message.startswith(where) else f"{where}.use: {message}" for message in error.problems
                 ]
         if problems:
             raise ConfigError(problems)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from torch import Tensor
 
 import ganpo_core
 from ganpo_core import Objective, PairLogps, TokenLogps
+
+RECORD: dict[str, Any] = json.loads((Path(__file__).parents[2] / "fixtures" / "trl_losses.json").read_text())
+"""What TRL computed."""
 
 
 def objective(name: str, **options: Any) -> Objective:

@@ -256,6 +256,21 @@ def test_a_weighted_sum_logs_each_of_its_losses() -> None:
     assert found.per_pair.item() == pytest.approx(0.5 * softplus(2.5) + found.metrics["1.f_dpo"].item())
 
 
+def test_parts_of_a_weighted_sum_are_checked_as_if_they_stood_alone() -> None:
+    whole = objective("weighted", objectives=[{"use": "fictitious_spin", "history": 3}, {"use": "weighted"}])
+    assert whole.needs_reference
+    wrong = [{"use": "sigmoid"}, {"use": "dpo", "beta": -1}, {"use": "fictitious_spin", "history": 1.5}]
+    with pytest.raises(ConfigError) as caught:
+        objective("weighted", objectives=wrong)
+    first, second, third = caught.value.problems
+    assert first.startswith("objective.objectives.0.use: objective 'sigmoid' is not known. TRL calls 'dpo' so")
+    assert second == "objective.objectives.1.beta: must be greater than 0, got -1"
+    assert third.startswith("objective.objectives.2.history: expected a whole number, got 1.5")
+    for weight in (-1, math.inf, "1", True):
+        with pytest.raises(ConfigError, match=r"objectives\.0\.weight must be a number of at least 0"):
+            objective("weighted", objectives=[{"use": "dpo", "weight": weight}])
+
+
 def test_the_odds_ratio_has_no_beta() -> None:
     """TRL calls the weight of the odds ratio beta; taking it for another number silently would be worse than no."""
     with pytest.raises(ConfigError, match=r"objective\.beta: unknown option"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ganpo_objectives import ganpo_objectives
-from objective_samples import objective
+from objective_samples import RECORD, objective
 
 import ganpo_core
 from ganpo_core import ConfigError
@@ -14,9 +14,12 @@ from ganpo_core.plugins import load_plugins
 from ganpo_core.schema import describe_options
 
 TRL_NAMES = {
-    "sigmoid": "dpo", "exo_pair": "exo", "nca_pair": "nca", "bco_pair": "bco", "sppo_hard": "sppo",
-    "sigmoid_norm": "dpo_norm", "apo_zero_unpaired": "apo_zero",
+    "sigmoid": "dpo", "exo_pair": "exo", "nca_pair": "nca", "sppo_hard": "sppo", "sigmoid_norm": "dpo_norm",
+    "apo_zero_unpaired": "apo_zero",
 }
+SAME_IN_TRL = (
+    "hinge", "ipo", "robust", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "simpo", "cpo", "orpo", "kto",
+)
 
 
 @pytest.mark.parametrize("name", sorted(ganpo_objectives()))
@@ -32,21 +35,39 @@ def test_a_name_of_trl_is_answered_with_the_one_here(theirs: str, ours: str) -> 
         ganpo_core.component("objective", theirs)
 
 
+def test_a_name_that_needs_options_to_be_the_same_is_answered_with_them() -> None:
+    with pytest.raises(ConfigError, match=r"TRL calls 'bco' so: write `{use: bco, delta: zero}`"):
+        ganpo_core.component("objective", "bco_pair")
+    with pytest.raises(ConfigError, match=r"arXiv 2404.19733 calls 'rpo' so: write `{use: rpo, beta: 0.1, eta: 1.0, "):
+        ganpo_core.component("objective", "irpo")
+
+
+def test_every_loss_of_trl_is_known_by_its_name_there_or_answered() -> None:
+    registry = load_plugins().registry("objective")
+    assert set(SAME_IN_TRL) <= set(registry)
+    trainers = (RECORD["batches"][0]["losses"][trainer] for trainer in ("dpo", "kto"))
+    losses = {name.removesuffix("_smoothed") for trainer in trainers for name in trainer}
+    options = {"ld", "wpo", "rpo", "mpo", "kto_weighted", *(name for name in losses if name.startswith("f_"))}
+    assert losses - options <= {*SAME_IN_TRL, *TRL_NAMES, "bco_pair"}
+
+
 def test_no_other_name_is_taken_or_given_twice() -> None:
     registry = load_plugins().registry("objective")
     others = [other for entry in registry.values() for other in entry.component.known_as]
     assert len(others) == len(set(others)) and not set(others) & set(registry)
-    assert set(TRL_NAMES) <= set(others)
+    assert {*TRL_NAMES, "bco_pair"} <= set(others)
 
 
 def test_describe_prints_formula_source_defaults_needs_and_other_names(capsys: pytest.CaptureFixture[str]) -> None:
     describe("objective", "exo")
     out = capsys.readouterr().out
     for piece in (
-        "q = sigma(margin)", "Source: arXiv 2402.00856", 'TRL: `loss_type="exo_pair"`', "label_smoothing: number > 0 = 0.001",
-        "Needs       a reference; pairs", "Also called 'exo_pair' (TRL)", "Reward per nat of log-ratio",
+        "q = sigma(margin)", "Source: arXiv 2402.00856", 'TRL: `loss_type="exo_pair"`', "Reward per nat of log-ratio",
+        "label_smoothing: number > 0 < 0.5 = 0.001", "Needs       a reference; pairs", "Also called 'exo_pair' (TRL)",
     ):
         assert piece in out
+    describe("objective", "bco")
+    assert "Also called 'bco_pair' (TRL, with delta: zero)" in capsys.readouterr().out
 
 
 def test_needs_are_in_words() -> None:
@@ -55,4 +76,4 @@ def test_needs_are_in_words() -> None:
     assert list(needs_of(objective("sppo", preference="soft"))) == [
         "a reference", "the column `preference`", "pairs, or single responses with a label",
     ]
-    assert list(needs_of(objective("aot")))[1:3] == ["the micro-batch as a whole"] * 2
+    assert list(needs_of(objective("aot"))) == ["a reference", "the micro-batch as a whole", "pairs"]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from objective_samples import objective
+from objective_samples import RECORD, objective
 
 from ganpo_core import PairLogps, TokenLogps
-
-RECORD: dict[str, Any] = json.loads((Path(__file__).parents[2] / "fixtures" / "trl_losses.json").read_text())
 
 SAME = [
     ("dpo", "sigmoid", "dpo", {}),
