@@ -62,6 +62,18 @@ class Passes:
         )
 
 
+SHARED = Passes(6, 6, 6)
+"""Both critics with a cross term, and one forward pass that critics and policy share."""
+
+
+def critic_overhead(
+    critic: CriticFlops, policy_parameters: float, passes: Passes = SHARED, checkpointing: bool = False
+) -> float:
+    """What the two critics of a game add to plain DPO, as a part of it; a policy's pass is 2 FLOPs a parameter."""
+    policy_passes = 5 if checkpointing else 4  # forward, backward worth two, the reference's; the forward pass again
+    return critic.per_pair_token(passes) / (2 * policy_parameters * policy_passes)
+
+
 @dataclass(frozen=True)
 class CriticMemory:
     """Bytes of one critic."""

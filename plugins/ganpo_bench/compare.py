@@ -78,7 +78,7 @@ def compare(request: Request) -> dict[str, Any]:
         for step in range(request.warm_up, steps)
     ]
     results = [Result.of(side, tokens, budgets[side.name], device) for side in sides]
-    differences = _check_agreement(sides)
+    differences = _check_agreement(sides, SAME_LOSS[job.base["model"]["dtype"]])
     against = PEER if request.against == "trl" else sides[0].name
     title = f"{request.shape}: {job.pairs_per_step} pairs and {np.mean(tokens):.0f} tokens a step"
     show(make_table(title, results, against))
@@ -175,7 +175,7 @@ def _budgets(
     return {**found, PEER: found["dpo"]}
 
 
-def _check_agreement(sides: Sequence[Side]) -> dict[str, float]:
+def _check_agreement(sides: Sequence[Side], tolerance: float) -> dict[str, float]:
     """Raises TrainingError where plain DPO of ours and of the peer are not the same computation."""
     by_name = {side.name: side for side in sides}
     ours = next(
@@ -184,6 +184,6 @@ def _check_agreement(sides: Sequence[Side]) -> dict[str, float]:
     if PEER not in by_name or ours is None:
         return {}
     found = agreement(ours, by_name[PEER])
-    if max(found.values()) >= SAME_LOSS:
+    if max(found.values()) >= tolerance:
         raise TrainingError(f"bench: {ours.name} and the peer disagree in the first step: {json.dumps(found)}")
     return found

@@ -10,12 +10,13 @@ import ctypes
 import gc
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 STATUS = Path("/proc/self/status")
 
@@ -160,7 +161,7 @@ def main(spec_path: str) -> None:
     class Trainer(base):  # type: ignore[misc]
         """Rows are tokenized already, and come in the order given."""
 
-        loss = torch.zeros(())
+        losses: ClassVar[list[Any]] = []  # of the micro-batches of a step, each divided by their number
 
         def _prepare_dataset(self, dataset: Any, *args: Any, **options: Any) -> Any:
             return dataset
@@ -169,14 +170,17 @@ def main(spec_path: str) -> None:
             return SequentialSampler(self.train_dataset)
 
         def training_step(self, *args: Any, **options: Any) -> Any:
-            self.loss = super().training_step(*args, **options)
-            return self.loss
+            self.losses.append(super().training_step(*args, **options))
+            return self.losses[-1]
 
     class Watched(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **options: Any) -> None:
             kept = getattr(trainer, "_metrics", None) or trainer._stored_metrics
-            logps = {name: kept["train"][name][-1] for name in ("logps/chosen", "logps/rejected")}
-            watch.step_finished({"loss": float(trainer.loss), **logps})
+            facts = {"loss": sum(float(loss) for loss in trainer.losses)}
+            for name in ("logps/chosen", "logps/rejected"):
+                facts[name] = statistics.fmean(float(value) for value in kept["train"][name][-len(trainer.losses) :])
+            trainer.losses.clear()
+            watch.step_finished(facts)
 
     wanted = {
         "output_dir": spec["output_dir"],

@@ -16,7 +16,7 @@ from ganpo_bench.sides import Side
 if TYPE_CHECKING:
     from rich.table import Table
 
-SAME_LOSS = 1e-3
+SAME_LOSS = {"float32": 1e-3, "float64": 1e-3, "bfloat16": 1e-2}
 """Largest difference of losses, in nats, and of mean log-probabilities, relative: beyond it, two things were timed."""
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """bfloat16, dense, by a part of the device's name."""

@@ -89,7 +89,7 @@ def test_a_peer_that_computes_something_else_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed: pip install 'ganpo[bench]'")
 def test_trl_computes_the_same_loss() -> None:
-    found = compare(Request(**{**vars(TINY), "against": "trl", "variants": ("dpo",)}))
+    found = compare(Request(**{**vars(TINY), "against": "trl", "variants": ("dpo",), "accumulation": 2}))
     assert set(found["sides"]) == {"dpo", PEER}
     assert {f"dpo/{PEER}", f"memory:dpo/{PEER}"} <= set(found["ratios"])
     assert max(found["first_step_differences"].values()) < 1e-5
