@@ -5,7 +5,7 @@ Shape suffixes: M response tokens, H width of the head's input, V words; C token
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
-from ganpo_core.models import base_model, text_config
+from ganpo_core.forward.statistics import OF_ONE
+from ganpo_core.models import base_model, output_layer, text_config
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
 """Logits held at a time: 64 MB of float32 on a CPU; on a GPU enough tokens to fill a matrix product."""
 
-HEAD_STATISTICS = ("log_sum_sq_probs", "normalized_entropy", "top1")
+HEAD_STATISTICS = (*OF_ONE, "top1")
 """What may be asked for beside the log-probabilities, without gradient; `top1` is 1 where the token is the likeliest."""
 
 
@@ -56,12 +57,6 @@ def find_head(model: nn.Module, dtype: torch.dtype) -> Head | str:
     return Head(None if cap is None else float(cap), dtype if dtype == torch.bfloat16 else None)
 
 
-def output_layer(model: nn.Module) -> nn.Module | None:
-    """The module that makes logits of states."""
-    layer: nn.Module | None = base_model(model).get_output_embeddings()  # type: ignore[operator]
-    return layer
-
-
 @dataclass(frozen=True)
 class _Settings:
     softcap: float | None
@@ -87,11 +82,11 @@ class _ResponseLogps(torch.autograd.Function):
         slope_MH = torch.empty_like(states_MH) if frozen else None
         for part, chunk in _chunks(states_MH, weight_VH, bias_V, settings, wide):
             target = target_M[part, None]
-            chosen = chunk.logits_CV.gather(1, target).squeeze(1)
-            largest = chunk.logits_CV.amax(1)
-            shifted_CV = chunk.logits_CV.sub_(largest[:, None])
+            chosen = chunk.logits.gather(1, target).squeeze(1)
+            largest = chunk.logits.amax(1)
+            shifted_CV = chunk.logits.sub_(largest[:, None])
             for name in settings.statistics:
-                given[name][part] = _STATISTICS[name](shifted_CV, chosen - largest)
+                given[name][part] = (chosen >= largest).to(wide) if name == "top1" else OF_ONE[name](shifted_CV)
             sum_C = shifted_CV.exp_().sum(1)
             normalizer_M[part] = largest + sum_C.log()
             logps_M[part] = chosen - normalizer_M[part]
@@ -119,15 +114,15 @@ class _ResponseLogps(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight_VH, dtype=wide) if for_weight else None
         bias_grad = torch.zeros_like(bias_V, dtype=wide) if for_bias else None
         for part, chunk in _chunks(states_MH, weight_VH, bias_V, ctx.settings, wide):
-            chunk.logits_CV.sub_(normalizer_M[part, None]).exp_().neg_()
+            chunk.logits.sub_(normalizer_M[part, None]).exp_().neg_()
             chunk.slope_(target_M[part, None])
-            chunk.logits_CV.mul_(gradient_M[part, None])
+            chunk.logits.mul_(gradient_M[part, None])
             if states_grad is not None:
                 states_grad[part] = chunk.times_weight()
             if weight_grad is not None:
                 chunk.add_outer_(weight_grad)
             if bias_grad is not None:
-                bias_grad += chunk.logits_CV.sum(0)
+                bias_grad += chunk.logits.sum(0)
         return (
             states_grad,
             None if weight_grad is None else weight_grad.to(weight_VH.dtype),
@@ -141,29 +136,32 @@ class _ResponseLogps(torch.autograd.Function):
 class _Chunk:
     """The logits of some tokens, in a buffer that is overwritten by the softmax and by its slope."""
 
-    logits_CV: Tensor
-    capped_CV: Tensor | None
-    """tanh(linear / softcap), kept where the logits are capped."""
-    states_CH: Tensor
-    weight_VH: Tensor
+    logits: Tensor
+    """[C, V]."""
+    capped: Tensor | None
+    """[C, V], tanh(linear / softcap); None where logits are not capped."""
+    states: Tensor
+    """[C, H]."""
+    weight: Tensor
+    """[V, H], in the dtype of the products."""
 
     def slope_(self, target_C1: Tensor) -> None:
         """In place: minus the softmax becomes the slope of the log-probability by the linear layer's output."""
-        one = torch.ones((), dtype=self.logits_CV.dtype, device=target_C1.device).expand(target_C1.shape)
-        self.logits_CV.scatter_add_(1, target_C1, one)
-        if self.capped_CV is not None:
-            self.logits_CV.mul_(self.capped_CV.square_().neg_().add_(1))
+        one = torch.ones((), dtype=self.logits.dtype, device=target_C1.device).expand(target_C1.shape)
+        self.logits.scatter_add_(1, target_C1, one)
+        if self.capped is not None:
+            self.logits.mul_(self.capped.square_().neg_().add_(1))
 
     def times_weight(self) -> Tensor:
         """[C, H], the slope carried through the linear layer."""
-        return self.logits_CV.to(self.weight_VH.dtype) @ self.weight_VH
+        return self.logits.to(self.weight.dtype) @ self.weight
 
     def add_outer_(self, total_VH: Tensor) -> None:
         """Add the slope's product with the states to the weight's gradient."""
-        if self.states_CH.dtype == total_VH.dtype:
-            total_VH.addmm_(self.logits_CV.T, self.states_CH)
+        if self.states.dtype == total_VH.dtype:
+            total_VH.addmm_(self.logits.T, self.states)
         else:
-            total_VH.add_(self.logits_CV.to(self.states_CH.dtype).T @ self.states_CH)
+            total_VH.add_(self.logits.to(self.states.dtype).T @ self.states)
 
 
 def _chunks(
@@ -185,25 +183,3 @@ def _chunks(
             capped_CV = logits_CV.div_(settings.softcap).tanh_()
             logits_CV = capped_CV * settings.softcap
         yield slice(start, start + len(states_CH)), _Chunk(logits_CV, capped_CV, states_CH, weight_VH)
-
-
-def _log_sum_squares(shifted_CV: Tensor, _: Tensor) -> Tensor:
-    return (2 * shifted_CV).logsumexp(1) - 2 * shifted_CV.logsumexp(1)
-
-
-def _normalized_entropy(shifted_CV: Tensor, _: Tensor) -> Tensor:
-    log_probs = shifted_CV.log_softmax(1)
-    # A word masked out of the vocabulary has log-probability -inf: 0 * inf is 0 here.
-    entropy = -(log_probs.exp() * log_probs.clamp(min=-1e4)).sum(1)
-    return entropy / torch.log(torch.tensor(float(shifted_CV.shape[1])))
-
-
-def _top1(_: Tensor, chosen_C: Tensor) -> Tensor:
-    return (chosen_C >= 0).to(chosen_C.dtype)
-
-
-_STATISTICS: Mapping[str, Any] = {
-    "log_sum_sq_probs": _log_sum_squares,
-    "normalized_entropy": _normalized_entropy,
-    "top1": _top1,
-}
