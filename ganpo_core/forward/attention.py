@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ganpo_core.data import Layout
 from ganpo_core.errors import TrainingError
-from ganpo_core.models import base_model
+from ganpo_core.models import base_model, text_config
 
 FUSED, PLAIN, BLOCKS = "ganpo_fused", "ganpo_plain", "ganpo_blocks"
 """Names in the registry: attention by torch's fused function, by plain products, by FlexAttention."""
@@ -43,13 +43,31 @@ class PackedPass:
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.layout.input_ids.device)
         return {"attention_mask": mask, PASS: self}
 
-    def check_used(self, num_layers: int) -> None:
-        """Raises TrainingError unless each layer's attention went by the segments."""
-        if len(self.windows) < num_layers:
+    def check_used(self, model: nn.Module) -> None:
+        """Raises TrainingError unless each layer's attention went by the segments, with the layer's own window."""
+        expected = expected_windows(model)
+        if len(self.windows) != len(expected):
             raise TrainingError(
-                f"{len(self.windows)} of {num_layers} layers attended by segments; the others saw a packed row as one "
-                "sequence. Set training.packing: padded"
+                f"{len(self.windows)} of {len(expected)} layers of {type(base_model(model)).__name__} attended by segments; "
+                "the others took a packed row for one sequence"
             )
+        if self.windows != expected:
+            raise TrainingError(
+                f"the sliding windows of {type(base_model(model)).__name__} do not reach its attention as its "
+                "configuration has them"
+            )
+
+
+def expected_windows(model: nn.Module) -> list[int | None] | str:
+    """Each layer's sliding window, None for full attention; or what its configuration has instead of attention."""
+    config = text_config(model)
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return [window] * int(config.num_hidden_layers)
+    if other := sorted(set(types) - {"full_attention", "sliding_attention"}):
+        return f"{type(base_model(model)).__name__} has layers of {', '.join(other)}"
+    return [window if kind == "sliding_attention" else None for kind in types]
 
 
 def use_segment_attention(model: nn.Module, name: str) -> str:
@@ -113,18 +131,21 @@ def attend_by_segments(
     plain: bool = False,
 ) -> Tensor:
     """[1, A, L, D]: two attentions for each segment, run over run, and branch over what it continues and itself."""
-    segments = packed.layout.segments
-    sizes = [size for segment in segments for size in (segment.length, segment.branch) if size]
-    parts = iter(zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True))
+    layout = packed.layout
+    sizes = [size for segment in layout.segments for size in (segment.length, segment.branch) if size]
+    parts = iter(zip(*(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), strict=True))
     found = []
-    for segment in segments:
-        run = next(parts)
-        found.append(attend(*run, _mask(packed.layout, run, window), scale, softcap, dropout, plain))
+    for segment in layout.segments:
+        query_run, key_run, value_run = next(parts)
+        allowed = _mask(layout, segment.length, segment.length, window, query.device)
+        found.append(attend(query_run, key_run, value_run, allowed, scale, softcap, dropout, plain))
         if segment.branch:
-            own = next(parts)
-            # Index distances are position distances here: a branch's positions go on where the shared part ends.
-            joined = own[0], *(torch.cat([r[:, :, : segment.shared], o], dim=2) for r, o in zip(run[1:], own[1:], strict=True))
-            found.append(attend(*joined, _mask(packed.layout, joined, window), scale, softcap, dropout, plain))
+            query_own, key_own, value_own = next(parts)
+            # Distances between indices are those between positions: a branch goes on where the shared part ends.
+            keys = torch.cat([key_run[:, :, : segment.shared], key_own], dim=2)
+            values = torch.cat([value_run[:, :, : segment.shared], value_own], dim=2)
+            allowed = _mask(layout, segment.branch, segment.shared + segment.branch, window, query.device)
+            found.append(attend(query_own, keys, values, allowed, scale, softcap, dropout, plain))
     return torch.cat(found, dim=2)
 
 
@@ -167,26 +188,39 @@ def causal_mask(num_queries: int, num_keys: int, window: int | None, device: tor
     return allowed_QK if window is None else allowed_QK & (distance_QK < window)
 
 
-def _mask(layout: Layout, part: tuple[Tensor, ...], window: int | None) -> Tensor | None:
-    num_queries, num_keys = part[0].shape[2], part[1].shape[2]
+def _mask(
+    layout: Layout, num_queries: int, num_keys: int, window: int | None, device: torch.device
+) -> Tensor | None:
+    """`causal_mask`, made once for a batch; None where plain causal attention needs no mask."""
     if window is not None and window >= num_keys:
         window = None
     if window is None and num_queries == num_keys:
-        return None  # plain causal attention needs no mask
-    key = (num_queries, num_keys, window)
-    if key not in layout.derived:
-        layout.derived[key] = causal_mask(*key, part[0].device)
-    return cast(Tensor, layout.derived[key])
+        return None
+    found = layout.derived.setdefault(
+        (num_queries, num_keys, window), causal_mask(num_queries, num_keys, window, device)
+    )
+    assert isinstance(found, Tensor)
+    return found
 
 
-def _by_flex(*arguments: Any) -> Tensor:
-    from ganpo_core.forward.flex import attend_by_blocks
+def _by_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packed: PackedPass,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    dropout: float,
+) -> Tensor:
+    # Imported where it is used: FlexAttention brings the compiler with it.
+    from ganpo_core.forward.blocks import attend_by_blocks
 
-    return attend_by_blocks(*arguments)
+    return attend_by_blocks(query, key, value, packed.layout, scale, window, softcap, dropout)
 
 
 _WITHIN: dict[str, Within] = {
     FUSED: attend_by_segments,
     PLAIN: partial(attend_by_segments, plain=True),
-    BLOCKS: _by_flex,
+    BLOCKS: _by_blocks,
 }

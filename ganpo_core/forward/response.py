@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from ganpo_core.forward.attention import PackedPass
 from ganpo_core.forward.capture import capture, head_input
 from ganpo_core.forward.head import Head
 from ganpo_core.forward.statistics import TOKEN_STATISTICS, logps_and_statistics
-from ganpo_core.models import base_model, output_layer, text_config
+from ganpo_core.models import base_model, output_layer
 from ganpo_core.types import PairLogps, Source, TokenLogps
 
 
@@ -92,10 +92,12 @@ def response_pass(
         options |= packed.arguments()
     else:
         options["attention_mask"] = layout.valid.long()
-    with capture(model, sources) as states, head_input(model) if takes_apart else nullcontext({}) as read:
+    with ExitStack() as hooks:
+        states = hooks.enter_context(capture(model, sources))
+        read = hooks.enter_context(head_input(model)) if takes_apart else {}
         output = run(input_ids=layout.input_ids, position_ids=layout.position_ids, use_cache=False, **options)
     if packed is not None:
-        packed.check_used(int(text_config(model).num_hidden_layers))
+        packed.check_used(model)
     router_loss = output.aux_loss if wanted.router_loss else None
     if not logps:
         return Pass(None, layout, states, router_loss=router_loss)
