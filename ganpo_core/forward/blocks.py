@@ -54,7 +54,7 @@ def attend_by_blocks(
         # Rotated queries and keys come in float32, values in the product's type: autocast does not reach this call.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    attention = _compiled() if query.is_cuda else flex_attention
+    attention = _compiled(flex_attention) if query.is_cuda else flex_attention
     groups = query.shape[1] != key.shape[1]
     found = attention(
         query, key, value, score_mod=_capped(softcap), block_mask=cast(BlockMask, mask), scale=scale, enable_gqa=groups
@@ -67,8 +67,8 @@ def block_mask(layout: Layout, window: int | None) -> BlockMask:
     device, length = layout.input_ids.device, layout.input_ids.shape[1]
     places = token_places(layout)
     # Compiled, the mask of a long row is never made whole.
-    compiled = {"_compile": True} if device.type == "cuda" else {}
-    return create_block_mask(sees(places, window), None, None, length, length, device=str(device), **compiled)
+    make = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask
+    return cast(BlockMask, make(sees(places, window), None, None, length, length, device=str(device)))
 
 
 def sees(places: TokenPlaces, window: int | None) -> MaskFunction:
@@ -114,6 +114,6 @@ def _capped(softcap: float | None) -> Callable[..., Tensor] | None:
 
 
 @cache
-def _compiled() -> Any:
+def _compiled(function: Callable[..., object]) -> Callable[..., Any]:
     # Rows differ in length from batch to batch: shapes stay symbolic rather than compiled one by one.
-    return torch.compile(flex_attention, dynamic=True)
+    return torch.compile(function, dynamic=True)
