@@ -81,11 +81,12 @@ def use_segment_attention(model: nn.Module, name: str) -> str:
     return set_attention(model, name)
 
 
-def set_attention(model: nn.Module, name: str) -> str:
-    """Choose a model's attention implementation; returns the former one."""
+def set_attention(model: nn.Module, name: str | None = None) -> str:
+    """Choose a model's attention implementation, unless `name` is None; returns the former one."""
     base = cast(Any, base_model(model))
     former: str = base.config._attn_implementation
-    base.set_attn_implementation(name)
+    if name is not None and name != former:
+        base.set_attn_implementation(name)
     return former
 
 

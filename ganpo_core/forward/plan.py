@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ganpo_core.data import Packing, TokenPair, collate
+from ganpo_core.data import Packing, PairBatch, TokenPair, collate
 from ganpo_core.errors import ConfigError, TrainingError
 from ganpo_core.forward.attention import BLOCKS, FUSED, PLAIN, expected_windows, set_attention, use_segment_attention
 from ganpo_core.forward.head import Head, find_head
@@ -18,8 +18,9 @@ from ganpo_core.forward.response import response_pass
 from ganpo_core.models import Models, base_model, text_config
 from ganpo_core.types import PairLogps
 
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.bfloat16: 0.3, torch.float16: 0.1}
-"""Nats by which layouts may differ in a token's log-probability: rounding, for the dtype of the weights."""
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4, torch.bfloat16: 0.3, torch.float16: 0.1}
+"""By how much layouts may differ, for the dtype of the weights: in nats of a token's log-probability, and in the relative
+norm of the gradient at the embeddings. Norms in float32 round even a float64 model."""
 
 PROBE_TOKENS = 24
 """Tokens of each part of the pairs that the comparison uses."""
@@ -61,39 +62,77 @@ def plan_passes(
         return PassPlan("padded", head), notes
     wanted: Packing = "shared" if packing == "auto" else packing
     reasons = [*obstacles, *_reasons(models.policy, attention, models.device)]
-    names = []
     if not reasons:
-        names = [use_segment_attention(model, _implementation(attention, models.device)) for model in every]
-        reasons = [reason for model in every for reason in _differences(model, wanted, head, pairs, pad_token_id)]
-    if not reasons:
-        return PassPlan(wanted, head), notes
-    for model, name in zip(every, names, strict=False):
-        set_attention(model, name)
+        former = [set_attention(model) for model in every]
+        for name in _implementations(attention, models.device):
+            failed = [_attends(model, name, wanted, head, pairs, pad_token_id) for model in every]
+            if not any(failed):
+                return PassPlan(wanted, head), notes
+            reasons += [reason for reason in failed if reason]
+            for model, implementation in zip(every, former, strict=True):
+                set_attention(model, implementation)
     if packing != "auto":
-        raise ConfigError(f"training.packing: {packing} is not possible here: {reasons[0]}; use auto or padded")
-    return PassPlan("padded", head), [*notes, f"training.packing: padded rows, since {reasons[0]}"]
+        raise ConfigError(f"training.packing: {packing} is not possible here: {reasons[-1]}; use auto or padded")
+    return PassPlan("padded", head), [*notes, f"training.packing: padded rows, since {reasons[-1]}"]
+
+
+class Gap(NamedTuple):
+    """How far two layouts are apart, on the same pairs and model."""
+
+    logps: float
+    """The largest difference of a token's log-probability, in nats."""
+    gradient: float
+    """The norm of the difference of the gradients at the embedded tokens, over the norm of the gradient."""
+
+    def within(self, tolerance: float) -> bool:
+        """Whether both are at most `tolerance`; a gap that is not a number is not."""
+        return self.logps <= tolerance and self.gradient <= tolerance
+
+    def __str__(self) -> str:
+        return f"{self.logps:.2g} nats apart, gradients {self.gradient:.2g}"
 
 
 def packing_check(
     model: nn.Module, packing: Packing, head: Head | None, pairs: Sequence[TokenPair], pad_token_id: int
-) -> float:
-    """The largest difference, in nats, of a token's log-probability from padded rows and the model's own logits.
+) -> Gap:
+    """The gap between `packing` scored by `head` and padded rows scored by the model's own logits.
 
     The model must attend by segments already (`use_segment_attention`) for any packing but `padded`. Raises
     TrainingError where its attention does not go by them.
     """
     device = next(model.parameters()).device
-    short = [_shortened(pair) for pair in pairs]
-    batch = collate(short, pad_token_id).to(device)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _evaluating(model):
-        expected = response_pass(model, model, batch).logps
-        found = response_pass(model, model, replace(batch, packing=packing), head=head).logps
-    assert isinstance(expected, PairLogps) and isinstance(found, PairLogps)
-    gaps = [
-        (ours.logps - theirs.logps).abs().max()
-        for ours, theirs in ((found.chosen, expected.chosen), (found.rejected, expected.rejected))
-    ]
-    return float(torch.stack(gaps).max())
+    batch = collate([_shortened(pair) for pair in pairs], pad_token_id).to(device)
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]), _evaluating(model):
+        expected, expected_NSH = _scored(model, batch, None)
+        found, found_RLH = _scored(model, replace(batch, packing=packing), head)
+    # Two copies of a prompt token add up where it is there once.
+    layout = replace(batch, packing=packing).layout
+    index = torch.arange(batch.input_ids.numel(), device=device) if layout.index is None else layout.index.flatten()
+    summed = torch.zeros_like(found_RLH).flatten(0, 1)
+    rows = replace(batch, packing="padded").layout.rows(expected_NSH).flatten(0, 1)
+    summed.index_add_(0, index[index >= 0], rows[index >= 0])
+    distance = (found_RLH.flatten(0, 1) - summed).norm() / summed.norm().clamp(min=1e-30)
+    return Gap(float((found - expected).abs().max()), float(distance))
+
+
+def _scored(model: nn.Module, batch: PairBatch, head: Head | None) -> tuple[Tensor, Tensor]:
+    """[N, T] log-probabilities, and their gradient at the embedded tokens [R, L, H]."""
+    embedded: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        embedded.append(output if output.requires_grad else output.requires_grad_())
+        return embedded[-1]
+
+    layer: nn.Module = base_model(model).get_input_embeddings()  # type: ignore[operator]
+    handle = layer.register_forward_hook(keep)
+    try:
+        found = response_pass(model, model, batch, head=head).logps
+    finally:
+        handle.remove()
+    assert isinstance(found, PairLogps)
+    logps = torch.cat([found.chosen.logps, found.rejected.logps])
+    (gradient,) = torch.autograd.grad(logps.sum(), embedded[:1])
+    return logps.detach(), gradient
 
 
 def _usable_head(model: nn.Module, pairs: Sequence[TokenPair], pad: int, dtype: torch.dtype) -> Head | str:
@@ -104,21 +143,24 @@ def _usable_head(model: nn.Module, pairs: Sequence[TokenPair], pad: int, dtype: 
         gap = packing_check(model, "padded", replace(head, dtype=None), pairs, pad)
     except TrainingError as error:
         return str(error)
-    if not gap <= _tolerance(model):
-        return f"{type(base_model(model)).__name__} does more than a linear layer with them ({gap:.2g} nats apart)"
+    if not gap.within(_tolerance(model)):
+        return f"{type(base_model(model)).__name__} does more than a linear layer with them ({gap})"
     return head
 
 
-def _differences(
-    model: nn.Module, packing: Packing, head: Head | None, pairs: Sequence[TokenPair], pad: int
-) -> Iterator[str]:
+def _attends(model: nn.Module, name: str, packing: Packing, head: Head | None, pairs: Sequence[TokenPair], pad: int) -> str:
+    """Let a model attend by segments and compare; why it cannot, with everything as it was, or ""."""
+    former = use_segment_attention(model, name)
     try:
         gap = packing_check(model, packing, None if head is None else replace(head, dtype=None), pairs, pad)
-    except (TrainingError, NotImplementedError) as error:
-        yield str(error)
-        return
-    if not gap <= _tolerance(model):
-        yield f"{type(base_model(model)).__name__} gives other log-probabilities in a packed row ({gap:.2g} nats apart)"
+        if gap.within(_tolerance(model)):
+            return ""
+        reason = f"{type(base_model(model)).__name__} computes something else in a packed row ({gap})"
+    except (TrainingError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        # Whatever a model of unknown make does with a packed row, padded rows are still there for it.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    set_attention(model, former)
+    return reason
 
 
 def _reasons(model: nn.Module, attention: str, device: torch.device) -> Iterator[str]:
@@ -138,10 +180,13 @@ def _reasons(model: nn.Module, attention: str, device: torch.device) -> Iterator
             yield windows
 
 
-def _implementation(attention: str, device: torch.device) -> str:
+def _implementations(attention: str, device: torch.device) -> tuple[str, ...]:
+    """What to try, best first."""
     if attention == "eager":
-        return PLAIN
-    return BLOCKS if device.type == "cuda" and attention != "sdpa" else FUSED
+        return (PLAIN,)
+    if device.type != "cuda" or attention == "sdpa":
+        return (FUSED,)
+    return (BLOCKS,) if attention == "flex_attention" else (BLOCKS, FUSED)
 
 
 def _tolerance(model: nn.Module) -> float:
