@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ganpo_core.data import Layout
 from ganpo_core.errors import TrainingError
+from ganpo_core.forward.softcap import capped_attention
 from ganpo_core.models import base_model, text_config
 
 FUSED, PLAIN, BLOCKS = "ganpo_fused", "ganpo_plain", "ganpo_blocks"
@@ -172,6 +173,8 @@ def attend(
         return F.scaled_dot_product_attention(query, key, value, allowed, dropout, is_causal=causal, scale=scale)
     if allowed is None and num_queries > 1:
         allowed = causal_mask(num_queries, num_keys, None, query.device)
+    if softcap is not None and not plain and not dropout:
+        return capped_attention(query, key, value, allowed, scale, softcap)
     scores = query @ key.transpose(2, 3) * scale
     scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
     if allowed is not None:

@@ -54,7 +54,7 @@ def attend_by_blocks(
         # Rotated queries and keys come in float32, values in the product's type: autocast does not reach this call.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    attention: Callable[..., Any] = _compiled(flex_attention) if query.is_cuda else flex_attention
+    attention = _compiled(flex_attention) if query.is_cuda else cast(Callable[..., Any], flex_attention)
     groups = query.shape[1] != key.shape[1]
     found = attention(
         query, key, value, score_mod=_capped(softcap), block_mask=cast(BlockMask, mask), scale=scale, enable_gqa=groups

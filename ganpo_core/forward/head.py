@@ -170,16 +170,21 @@ def _chunks(
     num_tokens, num_words = len(states_MH), len(weight_VH)
     size = max(1, min(num_tokens, CHUNK_ELEMENTS.get(states_MH.device.type, CHUNK_ELEMENTS["cpu"]) // num_words))
     weight_VH = weight_VH.to(settings.dtype)
+    shape, device = (size, num_words), states_MH.device
     # Written again for every chunk: a fresh 64 MB each time costs a CPU more than the softmax.
-    buffer_CV = torch.empty(size, num_words, dtype=settings.dtype, device=states_MH.device)
+    product_CV = torch.empty(shape, dtype=settings.dtype, device=device)
+    wide_CV = product_CV if settings.dtype == wide else torch.empty(shape, dtype=wide, device=device)
+    tanh_CV = None if settings.softcap is None else torch.empty(shape, dtype=wide, device=device)
     for start in range(0, num_tokens, size):
         states_CH = states_MH[start : start + size].to(settings.dtype)
-        with torch.autocast(states_MH.device.type, enabled=False):
-            logits_CV = torch.mm(states_CH, weight_VH.T, out=buffer_CV[: len(states_CH)]).to(wide)
+        used = len(states_CH)
+        with torch.autocast(device.type, enabled=False):
+            torch.mm(states_CH, weight_VH.T, out=product_CV[:used])
+        logits_CV = wide_CV[:used] if wide_CV is product_CV else wide_CV[:used].copy_(product_CV[:used])
         if bias_V is not None:
             logits_CV += bias_V
         capped_CV = None
-        if settings.softcap is not None:
-            capped_CV = logits_CV.div_(settings.softcap).tanh_()
-            logits_CV = capped_CV * settings.softcap
-        yield slice(start, start + len(states_CH)), _Chunk(logits_CV, capped_CV, states_CH, weight_VH)
+        if settings.softcap is not None and tanh_CV is not None:
+            capped_CV = torch.tanh(logits_CV.div_(settings.softcap), out=tanh_CV[:used])
+            torch.mul(capped_CV, settings.softcap, out=logits_CV)
+        yield slice(start, start + used), _Chunk(logits_CV, capped_CV, states_CH, weight_VH)
