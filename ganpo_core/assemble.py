@@ -16,10 +16,16 @@ from torch import Tensor
 from ganpo_core.adversary import Regularizer, build_regularizers
 from ganpo_core.batch_statistics import BatchStatistics
 from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
-from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, collate, load_pairs
-from ganpo_core.demands import check_declarations, check_objective_data, check_training, notes_on_single_responses
+from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, TokenPair, collate, load_pairs
+from ganpo_core.demands import (
+    check_declarations,
+    check_objective_data,
+    check_training,
+    notes_on_single_responses,
+    packing_obstacles,
+)
 from ganpo_core.errors import ConfigError
-from ganpo_core.forward import response_pass
+from ganpo_core.forward import PassPlan, plan_passes, response_pass
 from ganpo_core.latents import read_latents
 from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
@@ -44,6 +50,7 @@ class Run:
     max_steps: int
     notes: tuple[str, ...]
     statistics: BatchStatistics
+    plan: PassPlan
 
     @property
     def needs_reference(self) -> bool:
@@ -67,9 +74,8 @@ class Run:
         return [self.batch(self.pairs, indices[start : start + size]) for start in starts]
 
     def batch(self, pairs: PairDataset, indices: list[int]) -> PairBatch:
-        """Pairs as a padded batch on the device."""
-        pad = self.models.tokenizer.pad_token_id
-        return collate([pairs[index] for index in indices], pad).to(self.models.device)
+        """Pairs as a batch on the device."""
+        return self._collated([pairs[index] for index in indices])
 
     def mismatched_window(self, step: int) -> list[PairBatch]:
         """The step's micro-batches once more, each prompt with the responses of the next pair of the stream."""
@@ -92,7 +98,10 @@ class Run:
             prompt, pair = pairs[asked].prompt, pairs[answered]
             room = pairs.longest - len(prompt)
             mixed.append(dataclasses.replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
-        return collate(mixed, self.models.tokenizer.pad_token_id).to(self.models.device)
+        return self._collated(mixed)
+
+    def _collated(self, pairs: list[TokenPair]) -> PairBatch:
+        return collate(pairs, self.models.tokenizer.pad_token_id, self.plan.packing).to(self.models.device)
 
     def gather_own_first(self, tensor: Tensor) -> Tensor:
         """A one-dimensional tensor of every process, joined, this process's part first."""
@@ -171,6 +180,9 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         gather_rows,
     )
     check_training(config, models)
+    plan, plan_notes = plan_passes(
+        models, training.packing, config.model.attention, pairs[:3], tokenizer.pad_token_id, packing_obstacles(config)
+    )
     parallelize(models, accelerator, training.parallelism)
     optimizer = _optimizer(training, list(models.trainable().values()), models.device)
     warmup = round(training.warmup_ratio * max_steps) if training.warmup_steps is None else training.warmup_steps
@@ -187,8 +199,9 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         evaluation=evaluation,
         reports=tuple(reports),
         max_steps=max_steps,
-        notes=(*config.notes, *data_notes, *notes),
+        notes=(*config.notes, *data_notes, *notes, *plan_notes),
         statistics=statistics,
+        plan=plan,
     )
 
 

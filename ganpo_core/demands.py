@@ -102,6 +102,16 @@ def check_training(config: RunConfig, models: Models) -> None:
         )
 
 
+def packing_obstacles(config: RunConfig) -> list[str]:
+    """What in a run speaks against packed rows, whatever the model."""
+    reasons = []
+    if config.training.router_aux_loss_coef is not None:
+        reasons.append("training.router_aux_loss_coef counts the experts' tokens by rows")
+    if any(plan.divergence.needs_critic and not plan.config.masked for plan in config.adversaries):
+        reasons.append("adversary.masked: false scores padding, which packed rows do not have")
+    return reasons
+
+
 def _taking_unpaired(config: RunConfig) -> Iterator[str]:
     registry = config.plugins.registry("objective")
     for name in registry:

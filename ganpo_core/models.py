@@ -144,6 +144,12 @@ def base_model(model: nn.Module) -> nn.Module:
     return unwrapped() if unwrapped is not None else model
 
 
+def output_layer(model: nn.Module) -> nn.Module | None:
+    """The module that makes logits of states."""
+    layer: nn.Module | None = base_model(model).get_output_embeddings()  # type: ignore[operator]
+    return layer
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Set every dropout probability to 0, in modules and in attention layers that keep theirs as a number."""
     for module in model.modules():

@@ -53,17 +53,17 @@ def policy_pass(run: Run, batch: PairBatch, logps: bool = True, against: Tensor 
     wanted = Wanted(
         "policy", objective.token_statistics, "token_ids" in objective.needs, against, router_loss=logps and routes
     )
-    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted)
+    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head)
 
 
 def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
     """The same of the reference, without gradients; nothing at all where nobody reads it."""
     if not run.needs_reference:
-        return Pass(None, {})
+        return Pass(None)
     logps = logps and run.config.objective.needs_reference
     with run.models.as_reference() as reference:
         wanted = Wanted("reference", run.config.objective.token_statistics)
-        return response_pass(reference, reference, batch, _sources(run), logps, wanted)
+        return response_pass(reference, reference, batch, _sources(run), logps, wanted, run.plan.head)
 
 
 def mismatched_passes(run: Run, step: int) -> Iterator[Scored]:
@@ -76,12 +76,13 @@ def mismatched_passes(run: Run, step: int) -> Iterator[Scored]:
 @torch.no_grad()
 def score(run: Run, batch: PairBatch) -> Scored:
     """Log-probabilities alone, without gradients."""
-    policy = response_pass(run.models.run_policy, run.models.policy, batch).logps
+    head = run.plan.head
+    policy = response_pass(run.models.run_policy, run.models.policy, batch, head=head).logps
     assert policy is not None
     if not run.config.objective.needs_reference:
         return batch, policy, None
     with run.models.as_reference() as reference:
-        return batch, policy, response_pass(reference, reference, batch).logps
+        return batch, policy, response_pass(reference, reference, batch, head=head).logps
 
 
 def note_losses(metrics: MetricSums, losses: Losses, prefix: str = "") -> None:
@@ -134,10 +135,10 @@ def _backward(
         metrics.add_part("router_loss", policy.router_loss * share)
         objective = objective + coefficient * share * policy.router_loss
     total = objective.detach()
-    forces = LatentForces(policy.captured)
+    forces = LatentForces(policy.states, policy.layout)
     for regularizer in run.regularizers:
         with run.models.autocast():
-            latents = _latent_batch(regularizer, batch, forces.leaves, reference.captured)
+            latents = _latent_batch(regularizer, batch, forces.rows(), reference.captured)
             if num_micro_batches == 1 and regularizer.looks_ahead:
                 regularizer.prepare([latents.detach()], totals[regularizer], metrics)
             penalty = regularizer.penalty(latents, totals[regularizer], metrics)

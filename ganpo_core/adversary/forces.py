@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ganpo_core.adversary.regularizer import Regularizer
+from ganpo_core.data import Layout
 from ganpo_core.errors import TrainingError
 from ganpo_core.types import Source
 
@@ -15,12 +16,17 @@ from ganpo_core.types import Source
 class LatentForces:
     """One micro-batch's gradients at the captured states, and the single backward pass that carries all of them."""
 
-    def __init__(self, captured: Mapping[Source, Tensor]) -> None:
-        self._states = dict(captured)
-        self.leaves = {source: state.detach().requires_grad_() for source, state in captured.items()}
+    def __init__(self, states: Mapping[Source, Tensor], layout: Layout | None) -> None:
+        self._states = dict(states)
+        self._layout = layout
+        self.leaves = {source: state.detach().requires_grad_() for source, state in states.items()}
         """The same values as leaves: extractors and critics read these, and the policy's graph stays out of it."""
         self._injected: dict[Source, Tensor] = {}
         self._parts: list[tuple[Regularizer, dict[Source, Tensor]]] = []
+
+    def rows(self) -> dict[Source, Tensor]:
+        """[N, S, H] each: the leaves as the batch's rows. For one regularizer: differentiating it uses them up."""
+        return {source: leaf if self._layout is None else self._layout.rows(leaf) for source, leaf in self.leaves.items()}
 
     def add(self, regularizer: Regularizer, weighted_penalty: Tensor) -> None:
         """Differentiate a penalty down to the captured states. Raises TrainingError where nothing trained is behind."""
@@ -48,7 +54,7 @@ class LatentForces:
 
         def watch(source: Source) -> Callable[[Tensor], None]:
             def hook(total: Tensor) -> None:  # sees the sum of what is injected and what flows back from the loss
-                rest[source] = _square(total.detach() - self._injected[source])
+                rest[source] = self._square(total.detach() - self._injected[source])
 
             return hook
 
@@ -61,9 +67,9 @@ class LatentForces:
         for handle in hooks:
             handle.remove()
         for regularizer, forces in self._parts:
-            own = torch.stack([_square(force) for force in forces.values()]).sum()
+            own = torch.stack([self._square(force) for force in forces.values()]).sum()
             regularizer.note_force(own, torch.stack([rest[source] for source in forces]).sum())
 
-
-def _square(force: Tensor) -> Tensor:
-    return force.double().square().sum()
+    def _square(self, force: Tensor) -> Tensor:
+        """Of a force at the distinct states: the copies of a prompt in padded rows are one state, as in shared ones."""
+        return force.double().square().sum() if self._layout is None else self._layout.distinct_square(force)

@@ -53,7 +53,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Of the computation. Trained weights stay in float32 (bfloat16 cannot hold an update of 5e-7), float64 in float64."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
-    """Attention implementation; `auto` lets transformers choose."""
+    """Attention implementation; `auto` takes the fastest for `training.packing`. flash_attention_2 means padded rows."""
     reference: str | None = None
     """Another folder or hub name to anchor to; by default the policy as it starts."""
     lora: LoraConfig | None = None
@@ -219,6 +219,10 @@ class TrainingConfig(Section):
     """Move the reference's weights towards the policy's; null keeps it frozen."""
     router_aux_loss_coef: NonNegativeFloat | None = None
     """Weight of the loss that balances a mixture's experts; null leaves it out."""
+    packing: Literal["auto", "shared", "packed", "padded"] = "auto"
+    """How pairs are given to the model. `shared`: one row without padding, each prompt once for both responses; `packed`:
+    one row, each prompt twice; `padded`: two padded rows a pair. All three compute the same. `auto` shares where the model
+    can, and says why where it cannot."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more work for much less memory."""
     parallelism: Literal["ddp", "fsdp2"] = "ddp"

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ganpo_core.data.dataset import TokenPair
+from ganpo_core.data.layout import Layout, Packing, lay_out
 from ganpo_core.types import TokenMap
 
 if TYPE_CHECKING:
@@ -28,25 +30,20 @@ class PairBatch:
     tokens: TokenMap
     pair_ids: tuple[tuple[str, int], ...]
     """The source and the row of each pair."""
-    first_response: int
-    """The first position of any response: nothing before it is scored."""
-    response_length: int
-    """Tokens of the longest response."""
+    lengths: tuple[tuple[int, int, int], ...]
+    """Tokens of each pair's prompt, chosen and rejected response; 0 for the empty side of unpaired data."""
+    packing: Packing = "padded"
+    """How the model is given these rows."""
     desirable: Tensor | None = None
     """[B] bool, for unpaired data: where True the chosen side holds the response, else the rejected one. The other row
     of the pair is empty."""
     preference: Tensor | None = None
     """[B], the probability that the chosen response is the better one, where the data say."""
 
-    @property
-    def rows(self) -> Tensor | None:
-        """[B], the rows that hold a response; None where all do."""
-        if self.desirable is None:
-            return None
-        import torch
-
-        index = torch.arange(self.num_pairs, device=self.desirable.device)
-        return torch.where(self.desirable, index, index + self.num_pairs)
+    @cached_property
+    def layout(self) -> Layout:
+        """What the model is given, and the way back to these rows."""
+        return lay_out(self.packing, self.lengths, self.input_ids, self.position_ids)
 
     @property
     def num_pairs(self) -> int:
@@ -65,7 +62,7 @@ class PairBatch:
         )
 
 
-def collate(pairs: Sequence[TokenPair], pad_token_id: int) -> PairBatch:
+def collate(pairs: Sequence[TokenPair], pad_token_id: int, packing: Packing = "padded") -> PairBatch:
     """One batch of at least one pair (or of single responses), as wide as its longest side."""
     import torch
 
@@ -86,8 +83,8 @@ def collate(pairs: Sequence[TokenPair], pad_token_id: int) -> PairBatch:
             valid=valid_NS, prompt=prompt_NS, response=valid_NS & ~prompt_NS, shared=_shared(input_ids_NS, valid_NS)
         ),
         pair_ids=tuple((pair.source, pair.row) for pair in pairs),
-        first_response=min(len(prompt) for prompt, response in sides if response),
-        response_length=max(len(response) for _, response in sides),
+        lengths=tuple((len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in pairs),
+        packing=packing,
         desirable=torch.tensor([bool(pair.chosen) for pair in pairs]) if pairs[0].is_single else None,
         preference=_preferences(pairs),
     )

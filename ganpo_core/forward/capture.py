@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ganpo_core.errors import ConfigError, TrainingError
-from ganpo_core.models import base_model, text_config
+from ganpo_core.models import base_model, output_layer, text_config
 from ganpo_core.suggest import did_you_mean
 from ganpo_core.types import Layer, Source
 
@@ -29,6 +29,26 @@ def capture(model: nn.Module, sources: Sequence[Source]) -> Iterator[dict[Source
     missing = [source for source in sources if source not in states]
     if missing:
         raise TrainingError(f"{missing[0]} did not run during the forward pass; is it part of the language model?")
+
+
+@contextmanager
+def head_input(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What the output layer would read in one forward pass, [R, L, H], under "states"; it makes logits of one position."""
+    found: dict[str, Tensor] = {}
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found["states"] = inputs[0]
+        return (inputs[0][:, :1], *inputs[1:])
+
+    layer = output_layer(model)
+    assert layer is not None
+    handle = layer.register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
+    if not found:
+        raise TrainingError(f"{type(base_model(model)).__name__} makes logits without its output layer")
 
 
 def resolve_layer(index: int | float, num_layers: int) -> int:

@@ -1,23 +1,26 @@
-"""Log-probabilities of response tokens from one forward pass over chosen and rejected rows.
+"""Log-probabilities of response tokens from one forward pass over chosen and rejected responses.
 
-Shape suffixes: N rows (2B, chosen then rejected; of unpaired data the B that hold a response), S positions, K last
-positions scored, T response tokens, V words.
+Shape suffixes: N rows of the batch (2B, chosen then rejected), S positions of a row, R rows and L positions as the model
+is given them, K positions that have logits, M response tokens, T response tokens of a row, H width, V words.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from ganpo_core.data import PairBatch
-from ganpo_core.forward.capture import capture
-from ganpo_core.forward.statistics import TOKEN_STATISTICS, statistics_of
-from ganpo_core.models import base_model
+from ganpo_core.data import Layout, PairBatch
+from ganpo_core.forward.attention import PackedPass
+from ganpo_core.forward.capture import capture, head_input
+from ganpo_core.forward.head import Head
+from ganpo_core.forward.statistics import TOKEN_STATISTICS, logps_and_statistics
+from ganpo_core.models import base_model, output_layer
 from ganpo_core.types import PairLogps, Source, TokenLogps
 
 
@@ -27,12 +30,19 @@ class Pass:
 
     logps: PairLogps | None
     """None where nobody asked for log-probabilities."""
-    captured: Mapping[Source, Tensor]
-    """[N, S, H] each, chosen rows first."""
+    layout: Layout | None = None
+    """How the tokens lay in it; None where there was no pass."""
+    states: Mapping[Source, Tensor] = field(default_factory=dict)
+    """[R, L, H] each, as the model made them."""
     logits: Tensor | None = None
-    """[N, T, V] at response positions, kept where the policy's pass compares distributions with them."""
+    """[M, V] at response positions, kept where the policy's pass compares distributions with them."""
     router_loss: Tensor | None = None
     """Scalar, how unevenly the experts of a mixture are used; None where nobody asked for it."""
+
+    @cached_property
+    def captured(self) -> Mapping[Source, Tensor]:
+        """[N, S, H] each: `states` as the batch's rows, chosen first; 0 where a row has no token."""
+        return {} if self.layout is None else {source: self.layout.rows(states) for source, states in self.states.items()}
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,9 @@ class Wanted:
     """Whether a mixture of experts reports how evenly it uses them."""
 
     @property
-    def keeps_logits(self) -> bool:
-        """True for the reference where the policy will be compared with its distributions."""
-        return self.side == "reference" and any(TOKEN_STATISTICS[name] == "both" for name in self.token_statistics)
+    def compares(self) -> bool:
+        """True where the policy is compared with the reference's whole distributions."""
+        return any(TOKEN_STATISTICS[name] == "both" for name in self.token_statistics)
 
 
 def response_pass(
@@ -63,73 +73,77 @@ def response_pass(
     sources: Sequence[Source] = (),
     logps: bool = True,
     wanted: Wanted = Wanted(),
+    head: Head | None = None,
 ) -> Pass:
     """Run `run` (the model, or what wraps it) on a batch; capture `sources` in `model`; score the responses.
 
-    Logits are computed from the first response position on; without `logps` for a single position. Rows of unpaired
-    data that hold no response are not run: their states are 0, and masked.
+    With `head` the model makes the logits of a single position, and the log-probabilities come from what its head would
+    have read; without, or where whole distributions are compared, from the model's own logits at response positions.
+    Sides that hold no response are not run: their states are 0, and masked.
     """
-    keep = batch.input_ids.shape[1] - batch.first_response + 1 if logps else 1
-    accepted = inspect.signature(base_model(model).forward).parameters
-    options: dict[str, Any] = {"logits_to_keep": keep} if "logits_to_keep" in accepted else {}
+    layout = batch.layout
+    takes_apart = head is not None and logps and not wanted.compares
+    options = {} if takes_apart else _positions(model, batch, logps)
     if wanted.router_loss:
         options["output_router_logits"] = True
-    rows = batch.rows
-    with capture(model, sources) as captured:
-        output = run(
-            input_ids=_taken(batch.input_ids, rows),
-            attention_mask=_taken(batch.tokens.valid, rows).long(),
-            position_ids=_taken(batch.position_ids, rows),
-            use_cache=False,
-            **options,
-        )
-    captured = {source: _placed(states, rows, batch) for source, states in captured.items()}
+    packed = None
+    if layout.valid is None:
+        packed = PackedPass(layout)
+        options |= packed.arguments()
+    else:
+        options["attention_mask"] = layout.valid.long()
+    with ExitStack() as hooks:
+        states = hooks.enter_context(capture(model, sources))
+        read = hooks.enter_context(head_input(model)) if takes_apart else {}
+        output = run(input_ids=layout.input_ids, position_ids=layout.position_ids, use_cache=False, **options)
+    if packed is not None:
+        packed.check_used(model)
     router_loss = output.aux_loss if wanted.router_loss else None
     if not logps:
-        return Pass(None, captured, router_loss=router_loss)
-    pairs, logits_NTV = _pair_logps(output.logits, batch, wanted)
-    return Pass(pairs, captured, logits_NTV if wanted.keeps_logits else None, router_loss)
+        return Pass(None, layout, states, router_loss=router_loss)
+    if head is not None and takes_apart:
+        names = {name for name in wanted.token_statistics if TOKEN_STATISTICS[name] == wanted.side}
+        linear = output_layer(model)
+        assert isinstance(linear, nn.Linear)
+        states_MH = read["states"].flatten(0, 1).index_select(0, layout.scored)
+        logps_M, statistics = head.logps(linear, states_MH, layout.targets, names)
+        return Pass(_pair_logps(logps_M, statistics, batch, wanted), layout, states, router_loss=router_loss)
+    logits_MV = _at_responses(output.logits, layout)
+    logps_M, statistics = logps_and_statistics(
+        logits_MV, layout.targets, wanted.token_statistics, wanted.side, wanted.reference_logits
+    )
+    kept = logits_MV if wanted.compares and wanted.side == "reference" else None
+    return Pass(_pair_logps(logps_M, statistics, batch, wanted), layout, states, kept, router_loss)
 
 
-def _taken(tensor: Tensor, rows: Tensor | None) -> Tensor:
-    """The rows that hold a response."""
-    return tensor if rows is None else tensor[rows]
+def _positions(model: nn.Module, batch: PairBatch, logps: bool) -> dict[str, Any]:
+    """Which positions the model makes logits of: those that predict responses, as far as it can choose."""
+    if "logits_to_keep" not in inspect.signature(base_model(model).forward).parameters:
+        return {}
+    layout = batch.layout
+    if not logps:
+        return {"logits_to_keep": 1}
+    if len(layout.input_ids) == 1:
+        return {"logits_to_keep": layout.scored}
+    first = min(prompt for prompt, _, _ in batch.lengths) - 1
+    return {"logits_to_keep": layout.input_ids.shape[1] - first}
 
 
-def _placed(tensor: Tensor, rows: Tensor | None, batch: PairBatch) -> Tensor:
-    """Those rows among all of the batch's, 0 elsewhere."""
-    if rows is None:
-        return tensor
-    return tensor.new_zeros((len(batch.input_ids), *tensor.shape[1:])).index_copy(0, rows, tensor)
+def _at_responses(logits_RKV: Tensor, layout: Layout) -> Tensor:
+    (num_rows, num_positions), num_kept = layout.input_ids.shape, logits_RKV.shape[1]
+    if num_rows == 1 and num_kept == len(layout.scored):
+        return logits_RKV[0]  # chosen by index
+    row_M, position_M = layout.scored // num_positions, layout.scored % num_positions
+    return logits_RKV[row_M, position_M - (num_positions - num_kept)]
 
 
-def _pair_logps(logits_NKV: Tensor, batch: PairBatch, wanted: Wanted) -> tuple[PairLogps, Tensor]:
-    num_positions = batch.input_ids.shape[1]
-    num_scored = logits_NKV.shape[1]
-    length = batch.response_length
-    rows = batch.rows
-    response = _taken(batch.tokens.response, rows)
-    start_N = response.int().argmax(1)
-    offset_T = torch.arange(length, device=response.device)
-    position_NT = (start_N[:, None] + offset_T).clamp(max=num_positions - 1)
-    mask_NT = offset_T < response.sum(1, keepdim=True)
-    token_NT = _taken(batch.input_ids, rows).gather(1, position_NT)
-    # The token at position t is predicted at t - 1; logits start at num_positions - num_scored.
-    row_NT = torch.arange(len(start_N), device=response.device)[:, None].expand_as(position_NT)
-    logits_NTV = logits_NKV[row_NT, position_NT - 1 - (num_positions - num_scored)]
-    scored_NTV = logits_NTV.to(torch.promote_types(logits_NTV.dtype, torch.float32))
-    logps_NT = scored_NTV.gather(-1, token_NT[..., None]).squeeze(-1) - scored_NTV.logsumexp(-1)
-    statistics = statistics_of(wanted.token_statistics, wanted.side, logits_NTV, wanted.reference_logits)
-    statistics = {name: values.masked_fill(~mask_NT, 0.0) for name, values in statistics.items()}
-    given = {**statistics, "logps": logps_NT.masked_fill(~mask_NT, 0.0), "mask": mask_NT}
-    if wanted.token_ids:
-        given["token_ids"] = token_NT
-    given = {name: _placed(values, rows, batch) for name, values in given.items()}
-    pairs = batch.num_pairs
+def _pair_logps(logps_M: Tensor, statistics: Mapping[str, Tensor], batch: PairBatch, wanted: Wanted) -> PairLogps:
+    layout, pairs = batch.layout, batch.num_pairs
+    given = {name: layout.responses(values) for name, values in {**statistics, "logps": logps_M}.items()}
+    ids_NT = layout.responses(layout.targets) if wanted.token_ids else None
 
     def side(part: slice) -> TokenLogps:
-        ids = given["token_ids"][part] if wanted.token_ids else None
         own = {name: given[name][part] for name in statistics}
-        return TokenLogps(given["logps"][part], given["mask"][part], own, ids)
+        return TokenLogps(given["logps"][part], layout.mask[part], own, None if ids_NT is None else ids_NT[part])
 
-    return PairLogps(side(slice(pairs)), side(slice(pairs, None))), logits_NTV
+    return PairLogps(side(slice(pairs)), side(slice(pairs, None)))

@@ -98,10 +98,10 @@ def test_responses_are_scored_as_in_a_pair(tiny_run: MakeRun) -> None:
 def test_absent_sides_are_empty_rows() -> None:
     batch = collate([TokenPair((1, 5), (6, 2), (), "a", 1), TokenPair((1, 5, 7), (), (8, 9, 2), "a", 2)], 0)
     assert batch.desirable is not None and batch.desirable.tolist() == [True, False]
-    assert batch.rows is not None and batch.rows.tolist() == [0, 3]
+    assert batch.layout.input_ids.tolist() == [[1, 5, 6, 2, 0, 0], [1, 5, 7, 8, 9, 2]]
     assert batch.tokens.valid.sum(1).tolist() == [4, 0, 0, 6]
     assert batch.tokens.response.sum(1).tolist() == [2, 0, 0, 3]
-    assert batch.first_response == 2 and batch.response_length == 3
+    assert batch.lengths == ((2, 2, 0), (3, 0, 3))
 
 
 def test_adversary_sees_no_latents_where_there_is_no_response(tiny_run: MakeRun, unpaired: Path) -> None:

@@ -126,7 +126,8 @@ def test_first_step_is_the_equations(
         divergence={"use": "ragan"},
         discriminator=critic,
         adversary=adversary,
-        training={"learning_rate": 1e-3, "max_steps": 5, "per_device_train_batch_size": 6, "max_grad_norm": None},
+        training={"learning_rate": 1e-3, "max_steps": 5, "per_device_train_batch_size": 6, "max_grad_norm": None,
+                  "packing": "padded"},
     )
     run = assemble(load_run(run_file), Accelerator(cpu=True))
     if preset == "batch_means":
