@@ -20,6 +20,7 @@ from ganpo_core.data.files import FILE_READERS
 from ganpo_core.docstrings import needs_of, read_docstring
 from ganpo_core.options import validate
 from ganpo_core.plugins import Plugins, load_plugins
+from ganpo_core.registry import source_file
 from ganpo_core.schema import describe_options
 
 FOLDER = Path(__file__).parent
@@ -61,6 +62,7 @@ def blocks() -> Mapping[str, Callable[[], str]]:
     }
     return {
         **{f"section {name}": partial(options, section) for name, section in sections.items()},
+        **{f"equations {kind}": partial(equations, plugins, kind) for kind in ("objective", "divergence")},
         **{f"components {kind}": partial(components, plugins, kind) for kind in plugins.registries},
         "objectives": partial(choose_objective, plugins),
         "departures": partial(departures, plugins),
@@ -100,6 +102,19 @@ def choose_objective(plugins: Plugins) -> str:
         needs = [need for need in needs_of(made) if need not in ("a reference", "pairs")]
         rows.append([f"[`{name}`](#objective-{name})", text.when, "; ".join(needs), text.source, text.trl])
     return table(["name", "the right one when", "needs, beside pairs and a reference", "source", "TRL"], rows)
+
+
+def equations(plugins: Plugins, kind: str) -> str:
+    """Every component's formula, beside its file and its source."""
+    registry, parts = plugins.registry(kind), []
+    for name in registry:
+        component = registry[name].component
+        text = read_docstring(component)
+        file = Path(source_file(component)).relative_to(FOLDER.parent).as_posix()
+        formula = "\n".join(f"    {line}" for line in text.formula.splitlines())
+        source = f" {text.source}" if text.source else ""
+        parts.append(f"`{name}`, `{file}`.{source}\n\n{formula or text.summary}")
+    return "\n\n".join(parts)
 
 
 def departures(plugins: Plugins) -> str:

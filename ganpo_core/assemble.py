@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from ganpo_core.latents import read_latents
 from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.schedules import make_scheduler
+from ganpo_core.types import Latents
 
 
 @dataclass
@@ -153,14 +155,20 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         total: Tensor = accelerator.reduce(tensor, reduction="sum")
         return total
 
-    probe = collate([pairs[0]], tokenizer.pad_token_id).to(models.device)
+    def gather_rows(rows: Tensor) -> Tensor:
+        counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        joined = accelerator.gather(accelerator.pad_across_processes(rows, dim=0))
+        parts = joined.chunk(accelerator.num_processes)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
     regularizers, notes = build_regularizers(
         config,
-        lambda plan: _latent_dim(plan, models, probe),
+        lambda plan, count: _reference_latents(plan, models, pairs, count),
         models.dtype,
         models.device,
         max_steps,
         sum_over_processes,
+        gather_rows,
     )
     check_training(config, models)
     parallelize(models, accelerator, training.parallelism)
@@ -206,12 +214,14 @@ def within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
     return dataclasses.replace(config.data, max_length=context), [note]
 
 
-def _latent_dim(plan: AdversaryPlan, models: Models, probe: PairBatch) -> int:
-    """The width of an extractor's latents, from one pass over one pair."""
+def _reference_latents(plan: AdversaryPlan, models: Models, pairs: PairDataset, count: int) -> Iterator[Latents]:
+    """An extractor's latents of the reference on the first pairs, one pair at a time."""
     sources = plan.latents.sources(models.policy)
-    with torch.random.fork_rng(devices=[]), models.as_reference() as reference:
-        found = response_pass(reference, reference, probe, sources, logps=False)
-    return int(read_latents(plan.latents, found.captured, probe.tokens).states.shape[-1])
+    for index in range(min(count, len(pairs))):
+        batch = collate([pairs[index]], models.tokenizer.pad_token_id).to(models.device)
+        with torch.random.fork_rng(devices=[]), models.as_reference() as reference:
+            found = response_pass(reference, reference, batch, sources, logps=False)
+        yield read_latents(plan.latents, found.captured, batch.tokens)
 
 
 def _optimizer(

@@ -5,6 +5,7 @@ Shape suffixes: B pairs, N rows, S positions, H latent width, F critic features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -59,6 +60,10 @@ class Component:
 
     Options that make it the same, where the defaults do not, follow a colon: `{"bco_pair": "TRL: delta: zero"}`.
     """
+    example: ClassVar[Mapping[str, object]] = {}
+    """Options to check it with, where some have no default."""
+    matters_with: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    """For an option that changes nothing beside the defaults: the other options with which it does."""
 
     def bind(self, create: Callable[[str, Mapping[str, object], str], Component], path: str) -> None:
         """Make the components inside this one; `create(name, options, path)` is the registry's, `path` this one's."""
@@ -68,6 +73,8 @@ class Component:
 class Objective(Component):
     """An offline preference loss on the log-probabilities of chosen and rejected responses."""
 
+    stops_gradient: ClassVar[bool] = False
+    """True where the loss holds weights that depend on the policy and are constants to the gradient."""
     needs_reference: ClassVar[bool] = True
     """False for losses that ignore the reference: its forward pass is then skipped unless an adversary needs it."""
     token_statistics: ClassVar[frozenset[str]] = frozenset()
@@ -129,6 +136,17 @@ class LatentExtractor(Component):
         """[N, S] bool, the positions that `extract` reads; averages over positions weigh micro-batches by them."""
         return tokens.valid
 
+    @property
+    def is_learned(self) -> bool:
+        """True where `build` gives a module, which only a game with critics trains."""
+        return False
+
+    @property
+    def is_standardized(self) -> bool:
+        """True where core is to subtract the reference's mean from the latents and divide by its deviation, each of
+        every dimension, both measured on the reference before the first step."""
+        return False
+
     def build(self, latent_dim: int) -> nn.Module | None:
         """A learned transform [N, S, H] -> [N, S, H'] trained with the discriminators, or None."""
         return None
@@ -169,6 +187,29 @@ class Divergence(Component):
     """False where a cross term cancels the policy out of the critic's loss: a `cross_weight` above 0 is refused."""
     forms: ClassVar[tuple[GeneratorForm, ...]] = ("minimax", "non_saturating")
     """The forms that `policy_loss` knows; the paired and anchored forms need nothing from the divergence."""
+    additive: ClassVar[bool] = True
+    """False where, even with given baselines, the value is no mean over rows or positions but compares those of a
+    micro-batch with each other, so that gradient accumulation changes it."""
+    sees_shift: ClassVar[bool] = True
+    """False where moving every latent by one vector changes nothing."""
+
+    @property
+    def estimate_range(self) -> tuple[float, float]:
+        """What `estimate` lies between for the best critic; (0, infinity) for direct distances."""
+        return (0.0, math.inf)
+
+    @property
+    def queue_size(self) -> int:
+        """How many rows of past references `distance` is to find in `reference.past`."""
+        return 0
+
+    def remember(self, reference: Latents) -> Tensor:
+        """[M, F], the rows of a micro-batch's reference that enter the queue; only where `queue_size` is above 0."""
+        raise NotImplementedError
+
+    def closed_form(self, shift: float) -> float | None:
+        """Its value between N(0, 1) and N(shift, 1) in one dimension, where a formula is known."""
+        return None
 
     @property
     def needs_lipschitz(self) -> bool:

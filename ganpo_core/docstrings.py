@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,8 +14,8 @@ LABEL = re.compile(r"(Source|TRL|Departs|When): ")
 
 
 @dataclass(frozen=True)
-class ObjectiveText:
-    """A docstring of the built-in objectives: a sentence, a formula, and labelled lines; empty where one is missing."""
+class ComponentText:
+    """A docstring as the built-in components write it: a sentence, a formula, and labelled lines; empty where one is missing."""
 
     summary: str
     formula: str
@@ -26,7 +27,7 @@ class ObjectiveText:
     """When it is the right one."""
 
 
-def read_docstring(component: type) -> ObjectiveText:
+def read_docstring(component: type) -> ComponentText:
     """The parts of a docstring; whatever is neither labelled nor indented beyond the first paragraph is left out."""
     lines = (inspect.getdoc(component) or "").splitlines()
     first_blank = lines.index("") if "" in lines else len(lines)
@@ -40,13 +41,13 @@ def read_docstring(component: type) -> ObjectiveText:
         elif not line:
             label = None
         elif line.startswith(" "):
-            formula.append(line.strip())
+            formula.append(line)
         elif label:
             found[label].append(line)
     parts = {name: " ".join(text) for name, text in found.items()}
-    return ObjectiveText(
+    return ComponentText(
         " ".join(lines[:first_blank]),
-        "\n".join(formula),
+        textwrap.dedent("\n".join(formula)),
         parts["Source"],
         parts["TRL"],
         parts["Departs"],

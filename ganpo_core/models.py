@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -112,6 +113,25 @@ def load_models(config: ModelConfig, tokenizer: Any, device: torch.device, needs
     return Models(tokenizer, policy, reference, DTYPES[config.dtype], device)
 
 
+def load_skeleton(config: ModelConfig) -> Any:
+    """The policy as `load_models` makes it, from its configuration alone: on the meta device, shapes without values."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    options: dict[str, Any] = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    try:
+        found = AutoConfig.from_pretrained(config.path, revision=config.revision)
+        with torch.device("meta"):
+            policy = AutoModelForCausalLM.from_config(found, dtype=_weight_dtype(config), **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(f"model.path: no model can be made of '{config.path}': {_first_line(error)}") from error
+    if config.lora is not None:
+        with torch.device("meta"):
+            policy = _with_adapters(policy, dataclasses.replace(config, quantization=None))
+    if config.freeze_output:
+        policy.get_output_embeddings().requires_grad_(False)
+    return policy.train()
+
+
 def text_config(model: nn.Module) -> Any:
     """The language model's own configuration, also inside a model of several modalities."""
     config: Any = model.config
@@ -170,13 +190,17 @@ def _load(config: ModelConfig, path: str) -> Any:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[config.dtype]
         )
-    dtype = DTYPES[config.dtype]
-    # Adapters train in float32 over a base in the computation's type; full fine-tuning keeps float32 weights.
-    options["dtype"] = dtype if config.lora is not None or dtype == torch.float64 else torch.float32
+    options["dtype"] = _weight_dtype(config)
     try:
         return AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ConfigError(f"model.path: '{path}' cannot be loaded: {_first_line(error)}") from error
+
+
+def _weight_dtype(config: ModelConfig) -> torch.dtype:
+    """Adapters train in float32 over a base in the computation's type; full fine-tuning keeps float32 weights."""
+    dtype = DTYPES[config.dtype]
+    return dtype if config.lora is not None or dtype == torch.float64 else torch.float32
 
 
 def _with_adapters(policy: Any, config: ModelConfig) -> Any:

@@ -5,8 +5,8 @@ Shape suffixes: B pairs, N rows, T response tokens, S positions of a row, H late
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ class Layer:
     """
 
     index: int | float
+    final_norm: bool = False
+    """Read an inner layer through the model's final norm, as the head would."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,15 @@ class TokenMap:
     """[N, S] bool, the end-of-sequence token included."""
     image: Tensor | None = None
     """[N, S] bool, positions that hold an image; None for text."""
+    shared: Tensor | None = None
+    """[N, S] bool, positions up to which the two rows of a pair hold the same tokens: the prompt, and what both
+    responses start with. None where nobody compared them."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> TokenMap:
+        """The same change to every mask."""
+        image = None if self.image is None else change(self.image)
+        shared = None if self.shared is None else change(self.shared)
+        return TokenMap(change(self.valid), change(self.prompt), change(self.response), image, shared)
 
 
 @dataclass(frozen=True)
@@ -151,14 +162,16 @@ class Latents:
     """[N, S, H]."""
     mask: Tensor
     """[N, S] bool; a row without a single True is left out of every mean."""
+    past: Tensor | None = None
+    """[Q, F], on a reference: what a distance with a queue remembers of earlier steps, oldest first."""
 
     def rows(self, start: int, stop: int) -> Latents:
         """The latents of rows `start` to `stop`."""
-        return Latents(self.states[start:stop], self.mask[start:stop])
+        return replace(self, states=self.states[start:stop], mask=self.mask[start:stop])
 
     def detach(self) -> Latents:
         """The same values, cut from the graph."""
-        return Latents(self.states.detach(), self.mask)
+        return replace(self, states=self.states.detach())
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Callable
@@ -21,6 +20,10 @@ PLUGINS = load_plugins()
 SMALL = {
     "transformer": {"hidden_dim": 8, "num_heads": 2, "num_layers": 1, "max_positions": 32},
     "mlp": {"hidden_dim": 8},
+    "token_mlp": {"hidden_dim": 8},
+    "attention_pool": {"hidden_dim": 8},
+    "gru": {"hidden_dim": 8},
+    "conv": {"hidden_dim": 8},
 }
 """Options that keep a component quick; anything not listed runs at its defaults."""
 
@@ -55,27 +58,96 @@ def test_every_divergence_with_every_extractor(divergence: str, extractor: str, 
     assert "adversary/penalty" in lines[0]
 
 
-@pytest.mark.parametrize(
-    ("divergence", "discriminator", "preset"),
-    [
-        (divergence, discriminator, preset)
-        for divergence, discriminator, preset in itertools.product(
-            names("divergence"), names("discriminator"), ("ganpo", "paper")
-        )
-        if PLUGINS.registries["divergence"][divergence].component.needs_critic  # type: ignore[attr-defined]
-    ],
-)
-def test_every_divergence_with_every_discriminator(
-    divergence: str, discriminator: str, preset: str, tiny_run: MakeRun
-) -> None:
+GAMES = [name for name in names("divergence") if PLUGINS.registries["divergence"][name].component.needs_critic]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("discriminator", names("discriminator"))
+@pytest.mark.parametrize("divergence", GAMES)
+def test_every_divergence_with_every_discriminator(divergence: str, discriminator: str, tiny_run: MakeRun) -> None:
     train(
         tiny_run(
-            latents={"use": "hidden_state", "layer": [1, -1], "norm": "rms"},
+            latents={"use": "hidden_state", "layer": [1, -1]},
             divergence={"use": divergence},
             discriminator={"use": discriminator, **SMALL.get(discriminator, {})},
-            adversary={"preset": preset, "weight": 0.1},
-        )
+            adversary={"weight": 0.1},
+        ),
+        steps=3,
     )
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper_alg1", "official"])
+@pytest.mark.parametrize("divergence", GAMES)
+def test_every_divergence_in_the_faithful_presets_or_the_forms_it_offers(
+    divergence: str, preset: str, tiny_run: MakeRun
+) -> None:
+    run_file = tiny_run(
+        latents={"use": "hidden_state"},
+        divergence={"use": divergence},
+        discriminator={"use": "transformer", **SMALL["transformer"]},
+        adversary={"preset": preset, "weight": 0.1},
+    )
+    forms = PLUGINS.registries["divergence"][divergence].component.forms  # type: ignore[attr-defined]
+    if preset != "official" and "minimax" not in forms:
+        with pytest.raises(ConfigError, match=f"divergence '{divergence}' has no form 'minimax'; it offers: non_saturating"):
+            train(run_file)
+        run_file["adversary"]["form"] = "non_saturating"
+    train(run_file, steps=3)
+
+
+@pytest.mark.parametrize("divergence", GAMES)
+def test_no_game_lacks_a_cross_term_or_the_reason_why(divergence: str, tiny_run: MakeRun) -> None:
+    run_file = tiny_run(
+        latents={"use": "hidden_state"},
+        divergence={"use": divergence},
+        discriminator={"use": "mlp", "hidden_dim": 8},
+        adversary={"cross_weight": 0.5},
+    )
+    if PLUGINS.registries["divergence"][divergence].component.allows_cross:  # type: ignore[attr-defined]
+        assert "adversary/chosen/critic_loss_cross" in train(run_file, steps=1)[0]
+    else:
+        with pytest.raises(ConfigError, match="the policy's scores cancel out of its critic loss"):
+            train(run_file)
+
+
+def test_learned_latents_need_critics_that_learn(tiny_run: MakeRun, tmp_path: Path) -> None:
+    latents = {"use": "hidden_state", "layer": [1, -1], "combine": "mix", "project": "learned", "projection_dim": 4}
+    sections: dict[str, Any] = {"latents": latents, "divergence": {"use": "ragan"}}
+    train(tiny_run(discriminator={"use": "mlp", "hidden_dim": 8}, **sections), steps=3)
+    sections["output_dir"] = str(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"latents 'hidden_state' learn a transform .* `frozen: true` keeps"):
+        train(tiny_run(discriminator={"use": "mlp", "frozen": True}, **sections))
+    with pytest.raises(ConfigError, match=r"latents 'hidden_state' learn a transform .* the distance 'mse' has none"):
+        train(tiny_run(**{**sections, "divergence": {"use": "mse"}}))
+
+
+@pytest.mark.parametrize("distance", ["mmd", "sliced_wasserstein"])
+def test_a_queue_of_past_references_fills_and_changes_the_distance(
+    distance: str, tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    """The first step has no past: it equals the run without a queue. The second has one."""
+    plain, queued = (
+        train(tiny_run(latents={"use": "hidden_state"}, divergence={"use": distance, **options},
+                       adversary={"weight_warmup_ratio": 0}, output_dir=str(tmp_path / name)))
+        for name, options in (("plain", {}), ("queued", {"queue": 8}))
+    )
+    assert queued[0] == plain[0]
+    assert queued[1]["adversary/chosen/distance"] != plain[1]["adversary/chosen/distance"]
+
+
+@pytest.mark.parametrize("options", [{"norm": "zscore"}, {"final_norm": True, "layer": 1}, {"positions": "distinct"},
+                                     {"num_positions": 2}, {"every": 2, "drop_last": True}, {"project": "fixed"}], ids=str)
+@pytest.mark.parametrize("divergence", ["mse", "ragan"])
+def test_latents_of_every_description_train(options: dict[str, Any], divergence: str, tiny_run: MakeRun) -> None:
+    lines = train(
+        tiny_run(
+            latents={"use": "hidden_state", **options},
+            divergence={"use": divergence},
+            discriminator={"use": "transformer", **SMALL["transformer"]},
+            adversary={"weight_warmup_ratio": 0},
+        ),
+        steps=3,
+    )
+    assert lines[2]["adversary/gradient_ratio"] > 0
 
 
 @pytest.mark.parametrize("constraint", ["gradient_penalty", "clipping", "spectral_norm"])
@@ -91,7 +163,7 @@ def test_wasserstein_trains_or_says_why_not(constraint: str, discriminator: str,
     if constraint == "spectral_norm":
         with pytest.raises(ConfigError, match=f"needs a Lipschitz discriminator; '{discriminator}' is not"):
             train(run_file)
-        if discriminator == "transformer":
+        if discriminator not in ("linear", "mlp", "token_mlp"):
             return
         run_file["discriminator"] = {**options, "spectral_norm": True}
     train(run_file)

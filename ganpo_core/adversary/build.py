@@ -10,33 +10,46 @@ from contextlib import contextmanager
 import torch
 
 from ganpo_core.adversary.critic import Critic
+from ganpo_core.adversary.critics import Critics
 from ganpo_core.adversary.game import CriticGame
 from ganpo_core.adversary.means import RunningMeans
 from ganpo_core.adversary.official import ReleasedGame
-from ganpo_core.adversary.regularizer import DirectDistance, Reduce, Regularizer
+from ganpo_core.adversary.regularizer import DirectDistance, Gather, Reduce, Regularizer
+from ganpo_core.adversary.standard import Standard
 from ganpo_core.config import AdversaryPlan, RunConfig
 from ganpo_core.errors import ConfigError
 from ganpo_core.schedules import make_scheduler
+from ganpo_core.types import Latents
+
+PAIRS_MEASURED = 64
+"""Pairs on which the reference's latents are measured, where they are standardized."""
 
 
 def build_regularizers(
     config: RunConfig,
-    latent_dim: Callable[[AdversaryPlan], int],
+    reference_latents: Callable[[AdversaryPlan, int], Iterator[Latents]],
     dtype: torch.dtype,
     device: torch.device,
     max_steps: int,
     reduce: Reduce,
+    gather: Gather,
 ) -> tuple[list[Regularizer], list[str]]:
-    """The regularizers of a run, and notes for its user; `latent_dim` tells the width that a plan's extractor gives."""
+    """The regularizers of a run, and notes for its user.
+
+    `reference_latents(plan, num_pairs)` gives what a plan's extractor makes of the reference on the run's first pairs.
+    """
     notes: list[str] = []
     regularizers: list[Regularizer] = []
     for plan in config.adversaries:
         if plan.divergence.needs_critic:
-            game, more = _build_game(plan, config, latent_dim(plan), dtype, device, max_steps, reduce)
+            latent_dim = next(reference_latents(plan, 1)).states.shape[-1]
+            game, more = _build_game(plan, config, latent_dim, dtype, device, max_steps, reduce)
             regularizers.append(game)
             notes += more
         else:
-            regularizers.append(DirectDistance(plan, max_steps, reduce))
+            regularizers.append(DirectDistance(plan, max_steps, reduce, gather))
+        if plan.latents.is_standardized:
+            regularizers[-1].standard = Standard.measure(reference_latents(plan, PAIRS_MEASURED))
     return regularizers, notes
 
 
@@ -73,16 +86,17 @@ def _build_game(
         )
         warmup = round(settings.warmup_ratio * max_steps)
         scheduler = make_scheduler(settings.lr_scheduler_type, optimizer, warmup, max_steps)
+    together = Critics(critics, optimizer, scheduler, settings.max_grad_norm, reduce)
     means = RunningMeans(settings, device, dtype)
     num_processes = int(reduce(torch.ones((), device=device)).item())
     if num_processes > 1 and settings.means_reduce == "local":
         # Checkpoints hold what every process shares; means that differ between processes cannot be among it.
         notes.append(f"adversary '{plan.name}': means are local; a resumed run continues from the main process's")
     if settings.schedule == "legacy":
-        released = ReleasedGame(plan, max_steps, critics, optimizer, scheduler, means, reduce)
+        released = ReleasedGame(plan, max_steps, together, means, reduce)
         released.num_processes = num_processes
         return released, notes
-    return CriticGame(plan, max_steps, critics, optimizer, scheduler, means, reduce), notes
+    return CriticGame(plan, max_steps, together, means, reduce), notes
 
 
 def _settle_form(plan: AdversaryPlan, critic: Critic) -> tuple[AdversaryPlan, list[str]]:

@@ -12,7 +12,6 @@ Each critic scores three groups of rows, and is trained to order them anchor > p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.adversary.baselines import Baselines
 from ganpo_core.adversary.critic import Critic, Judgement
+from ganpo_core.adversary.critics import Critics
 from ganpo_core.adversary.means import CROSS, GROUPS, OWN, POLICY, RunningMeans
 from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Reduce, Regularizer, Totals, reduce_sides
 from ganpo_core.config import AdversaryPlan
-from ganpo_core.errors import TrainingError
 from ganpo_core.types import Latents, Scores, TokenMap
 
 if TYPE_CHECKING:
@@ -47,45 +47,34 @@ class SideScores:
 
 
 class CriticGame(Regularizer):
-    """The critics, their optimizer and schedule, and their running means: saved and restored whole."""
+    """The critics and the baselines of their scores: saved and restored whole."""
 
     def __init__(
-        self,
-        plan: AdversaryPlan,
-        max_steps: int,
-        critics: Sequence[Critic],
-        optimizer: torch.optim.Optimizer | None,
-        scheduler: Any,
-        means: RunningMeans,
-        reduce: Reduce,
+        self, plan: AdversaryPlan, max_steps: int, critics: Critics, means: RunningMeans, reduce: Reduce
     ) -> None:
         super().__init__(plan, max_steps, reduce)
-        self.critics = tuple(critics)
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.means = means
-        self._sums_KG2: Tensor | None = None
-        self._baselines_KG: Tensor | None = None
         config = plan.config
+        self.critics = critics
+        self.baselines = Baselines(
+            means, reduce, needed=plan.divergence.baseline == "group_mean" or config.form == "anchor_score"
+        )
         self._alternates = config.schedule == "alternating"
         self._shares_pass = not self._alternates and config.dropout == "both"
-        self._has_means = plan.divergence.baseline == "group_mean" or config.form == "anchor_score"
-        self._waits_for_step = config.means_clock == "step"
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
     @property
     def looks_ahead(self) -> bool:
         """Baselines that depend on the whole step, and critics that move first, need a pass of their own."""
-        return self._alternates or (self._settles_first and self.num_micro_batches > 1)
+        return self._alternates or (self.baselines.settle_first and self.num_micro_batches > 1)
 
     def prepare(self, window: Sequence[LatentBatch], totals: Totals, metrics: MetricSums) -> None:
         """Settle the step's baselines from all of its scores; with `alternating`, train the critics on them."""
-        if self._settles_first and len(window) > 1:
+        if self.baselines.settle_first and len(window) > 1:
             with torch.no_grad():
                 for batch in window:
-                    self._count(self._judge_sides(batch))
-            self._settle()
+                    self.baselines.count([side.groups() for side in self._judge_sides(batch)])
+            self.baselines.settle()
         if self._alternates:
             for batch in window:
                 self._train_critics(batch, self._judge_sides(batch), totals, metrics)
@@ -113,14 +102,12 @@ class CriticGame(Regularizer):
         super().finish_step(metrics)
         if not self._alternates:
             self._step_critics()
-        if self._has_means and self._waits_for_step:
-            assert self._sums_KG2 is not None
-            self.means.commit(self._sums_KG2 if self._settled else self._reduced(self._sums_KG2))
-        self._sums_KG2 = self._baselines_KG = None
+        self.baselines.finish_step()
 
     def view(self, latents: Latents) -> Latents:
         """Without a mask, padding is scored too: the released script's oddity."""
-        return latents if self.plan.config.masked else Latents(latents.states, torch.ones_like(latents.mask))
+        seen = super().view(latents)
+        return seen if self.plan.config.masked else Latents(seen.states, torch.ones_like(seen.mask))
 
     def count(self, tokens: TokenMap) -> Tensor:
         """As the base class, but all positions without a mask."""
@@ -137,11 +124,9 @@ class CriticGame(Regularizer):
 
     def _judge_for_policy(self, batch: LatentBatch) -> tuple[SideScores, SideScores]:
         """A pass of its own for the policy's answer, with the critics' dropout as configured."""
-        for critic in self.critics:
-            critic.set_dropout(self.plan.config.dropout == "both")
+        self.critics.set_dropout(self.plan.config.dropout == "both")
         sides = self._judge_sides(batch, cross=False)
-        for critic in self.critics:
-            critic.set_dropout(True)
+        self.critics.set_dropout(True)
         return sides
 
     def _judge(self, batch: LatentBatch, side: int, cross: bool) -> SideScores:
@@ -152,53 +137,6 @@ class CriticGame(Regularizer):
         parts = _split(judged, len(groups))
         return SideScores(parts[OWN], parts[POLICY], parts[CROSS] if cross else None)
 
-    # -- baselines ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _settles_first(self) -> bool:
-        """True where this step's baselines depend on its own scores."""
-        return self._has_means and self._waits_for_step and self.means.needs_step_sums
-
-    @property
-    def _settled(self) -> bool:
-        return self._baselines_KG is not None
-
-    def _reduced(self, sums_KG2: Tensor) -> Tensor:
-        return self._reduce(sums_KG2) if self.plan.config.means_reduce == "global" else sums_KG2
-
-    def _count(self, sides: Sequence[SideScores]) -> Tensor:
-        """Add this micro-batch's scores to the step's (sum, count) table, [K, G, 2]; returns its own."""
-        table = self.means.values_KG.new_zeros(2, 3, 2)
-        for index, side in enumerate(sides):
-            for group, judged in side.groups().items():
-                values = judged.scores.detach().masked_fill(~judged.valid, 0.0)
-                table[index, group] = torch.stack([values.sum(), judged.valid.sum().to(values)]).to(table)
-        self._sums_KG2 = table if self._sums_KG2 is None else self._sums_KG2 + table
-        return table
-
-    def _settle(self) -> None:
-        """Fix the step's baselines from the sums counted so far."""
-        assert self._sums_KG2 is not None
-        self._sums_KG2 = self._reduced(self._sums_KG2)
-        self._baselines_KG = self.means.for_step(self._sums_KG2)
-
-    def _observe(self, sides: Sequence[SideScores]) -> None:
-        """Let a micro-batch's scores count, once, and settle the baselines where they wait for nothing more."""
-        if not self._has_means:
-            return
-        if not self._waits_for_step:
-            table = self._reduced(self._count(sides))
-            self._baselines_KG = self.means.for_step(table)
-            self.means.commit(table)
-        elif not self._settled:
-            self._count(sides)
-            if self.means.needs_step_sums:  # the step is this one micro-batch, else `prepare` would have settled it
-                self._settle()
-
-    @property
-    def _current(self) -> Tensor:
-        return self.means.values_KG if self._baselines_KG is None else self._baselines_KG
-
     # -- losses ------------------------------------------------------------------------------------------------------
 
     def _train_critics(
@@ -206,25 +144,25 @@ class CriticGame(Regularizer):
     ) -> None:
         """Accumulate the critics' gradients of this micro-batch, and note how they are doing."""
         share = totals.pair_share(batch)
-        live = self.means.live_shares() if self.plan.config.means_detach == "policy" else (0.0, 0.0, 0.0)
-        self._observe(sides)
+        live = self.baselines.live_shares()
+        self.baselines.observe([side.groups() for side in sides])
         for index, side in enumerate(sides):
             loss, parts = self._critic_loss(index, side, live, batch)
             for name, value in parts.items():
                 metrics.add_part(f"{self.prefix}/{SIDES[index]}/{name}", value.detach() * share)
             self._note_scores(index, side, metrics)
-            weights = [weight for weight in self.critics[index].parameters() if weight.requires_grad]
-            if not weights:
-                continue
-            gradients = torch.autograd.grad(loss * share, weights, retain_graph=self._shares_pass, allow_unused=True)
-            for weight, gradient in zip(weights, gradients, strict=True):
-                if gradient is not None:
-                    weight.grad = gradient if weight.grad is None else weight.grad + gradient
+            self.critics.accumulate(index, loss * share, retain_graph=self._shares_pass)
+
+    def _step_critics(self) -> None:
+        if (self.step + 1) % self.plan.config.step_every:
+            self.critics.drop_gradients()
+        else:
+            self.critics.step(self.prefix, self.plan.divergence)
 
     def _critic_loss(
         self, index: int, side: SideScores, live: tuple[float, float, float], batch: LatentBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        plan, means_G = self.plan, self._current[index]
+        plan, means_G = self.plan, self.baselines.current[index]
         anchor = _scores(side.anchor, means_G[OWN], live[OWN])
         policy = _scores(side.policy, means_G[POLICY], live[POLICY])
         own = plan.divergence.critic_loss(anchor, policy)
@@ -251,7 +189,7 @@ class CriticGame(Regularizer):
             assert features is not None
             distance = _feature_distance(side.anchor, side.policy, batch.policy_side(index).mask)
             return distance * totals.share(batch, index, features.shape[1])
-        share, means_G = totals.pair_share(batch), self._current[index]
+        share, means_G = totals.pair_share(batch), self.baselines.current[index]
         mine = _scores(side.policy, means_G[POLICY])
         own = Scores(side.anchor.scores.detach(), side.anchor.valid, means_G[OWN])
         if form == "paired_score":
@@ -263,91 +201,39 @@ class CriticGame(Regularizer):
         return plan.divergence.policy_loss(mine, own, form) * share
 
     def _note_scores(self, index: int, side: SideScores, metrics: MetricSums) -> None:
-        for group, judged in side.groups().items():
-            metrics.add(f"{self.prefix}/{SIDES[index]}/score_{GROUPS[group]}", judged.scores)
-        gap = (side.anchor.scores - side.policy.scores).detach()
-        metrics.add(f"{self.prefix}/{SIDES[index]}/gap", gap)
-        metrics.add(f"{self.prefix}/{SIDES[index]}/accuracy", (gap > 0).double())
-
-    # -- the critics' own step ---------------------------------------------------------------------------------------
-
-    def _step_critics(self) -> None:
-        if (self.step + 1) % self.plan.config.step_every:
-            self._drop_gradients()
-            return
-        weights = [weight for critic in self.critics for weight in critic.parameters() if weight.grad is not None]
-        if not weights or self.optimizer is None:
-            return
-        flat = self._reduce(torch.cat([weight.grad.flatten() for weight in weights]))  # type: ignore[union-attr]
-        if not math.isfinite(float(flat.square().sum())):
-            raise TrainingError(
-                f"{self.prefix}: the gradient of a critic is not finite; neither it nor the policy was updated. "
-                "Lower adversary.learning_rate, or check the latents with `norm: rms`"
-            )
-        start = 0
-        for weight in weights:
-            weight.grad = flat[start : start + weight.numel()].view_as(weight)
-            start += weight.numel()
-        if self.plan.config.max_grad_norm is not None:
-            for critic in self.critics:
-                nn.utils.clip_grad_norm_(critic.parameters(), self.plan.config.max_grad_norm)
-        self.optimizer.step()
-        self.scheduler.step()
-        self._drop_gradients()
-        with torch.no_grad():
-            for critic in self.critics:
-                critic.step_spectral_norms()
-                self.plan.divergence.project(critic)
-
-    def _drop_gradients(self) -> None:
-        for critic in self.critics:
-            critic.zero_grad(set_to_none=True)
+        """How the groups score: the order that the critic is trained to produce, and by how much."""
+        prefix = f"{self.prefix}/{SIDES[index]}"
+        scores = {group: judged.scores.detach() for group, judged in side.groups().items()}
+        for group, values in scores.items():
+            metrics.add(f"{prefix}/score_{GROUPS[group]}", values)
+        _note_order(metrics, prefix, "", scores[OWN] - scores[POLICY])
+        if CROSS in scores:
+            _note_order(metrics, prefix, "_cross", scores[POLICY] - scores[CROSS])
+        if self.plan.divergence.baseline == "group_mean":
+            # Against the baseline that the policy answers to, which lags behind this batch's own mean.
+            metrics.add(f"{prefix}/overshoot", scores[POLICY] - self.baselines.current[index, OWN])
 
     # -- state -------------------------------------------------------------------------------------------------------
 
     def modules(self) -> dict[str, nn.Module]:
         """The two critics."""
-        return dict(zip(SIDES, self.critics, strict=True))
+        return {**self.critics.named()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and buffers of both critics, their optimizer's moments, and the running means."""
-        found = {**super().tensors(), "means": self.means.values_KG}
-        for side, critic in self.modules().items():
-            found |= {f"{side}.{name}": tensor for name, tensor in critic.state_dict().items()}
-            for name, weight in critic.named_parameters():
-                moments = self.optimizer.state.get(weight, {}) if self.optimizer is not None else {}
-                found |= {f"optimizer.{side}.{name}.{key}": value for key, value in moments.items()}
-        return found
+        """Everything of the critics, and the running means."""
+        return {**super().tensors(), **self.critics.tensors(), "means": self.baselines.means.values_KG}
 
     def state(self) -> dict[str, Any]:
-        """Whether the means have started, and where the schedule stands."""
-        schedule = self.scheduler.state_dict() if self.scheduler is not None else {}
-        return {"means_started": self.means.started, "schedule": _plain_schedule(schedule)}
+        """Whether the means have started, and where the critics' schedule stands."""
+        return {"means_started": self.baselines.means.started, "schedule": self.critics.state()}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
         super().load(tensors, state)
-        self.means.values_KG = tensors["means"].to(self.means.values_KG)
-        self.means.started = bool(state["means_started"])
-        for side, critic in self.modules().items():
-            prefix = f"{side}."
-            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            critic.load_state_dict(own)
-            if self.optimizer is None:
-                continue
-            for name, weight in critic.named_parameters():
-                prefix = f"optimizer.{side}.{name}."
-                moments = {
-                    key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-                }
-                if moments:
-                    self.optimizer.state[weight] = {
-                        key: value if key == "step" else value.to(weight) for key, value in moments.items()
-                    }
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict({**self.scheduler.state_dict(), **state["schedule"]})
-            for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):  # type: ignore[union-attr]
-                group["lr"] = rate
+        means = self.baselines.means
+        means.values_KG = tensors["means"].to(means.values_KG)
+        means.started = bool(state["means_started"])
+        self.critics.load(tensors, state["schedule"])
 
 
 class _ScoresOnly(nn.Module):
@@ -362,11 +248,6 @@ class _ScoresOnly(nn.Module):
         return scores
 
 
-def _plain_schedule(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a scheduler's state that move; its functions are made again from the run file."""
-    return {key: schedule[key] for key in ("last_epoch", "_step_count", "_last_lr") if key in schedule}
-
-
 def _scores(judged: Judgement, mean: Tensor, live: float = 0.0) -> Scores:
     """A group with its baseline; `live` is the part of the baseline through which the loss is differentiated."""
     scores = Scores(judged.scores, judged.valid, mean)
@@ -374,6 +255,11 @@ def _scores(judged: Judgement, mean: Tensor, live: float = 0.0) -> Scores:
         return scores
     average = scores.average(scores.values)
     return Scores(judged.scores, judged.valid, mean + live * (average - average.detach()))
+
+
+def _note_order(metrics: MetricSums, prefix: str, pair: str, gap_N: Tensor) -> None:
+    metrics.add(f"{prefix}/gap{pair}", gap_N)
+    metrics.add(f"{prefix}/accuracy{pair}", (gap_N > 0).double())
 
 
 def _stack(groups: Sequence[Latents]) -> Latents:

@@ -41,14 +41,14 @@ class ReleasedGame(CriticGame):
         if gradients_are_exchanged and (self.step + 1) % self.num_micro_batches == 0:
             self._step_critics()
             for _ in range(self.num_processes - 1):
-                if self.scheduler is not None:
-                    self.scheduler.step()
+                if self.critics.scheduler is not None:
+                    self.critics.scheduler.step()
         return self._answers(batch, self._judge_for_policy(batch), totals, metrics)
 
     def finish_step(self, metrics: MetricSums) -> None:
         """Nothing of the base game: critics and means have moved with the micro-batches."""
         Regularizer.finish_step(self, metrics)
-        self._sums_KG2 = self._baselines_KG = None
+        self.baselines.finish_step()
 
     def _judge(self, batch: LatentBatch, side: int, cross: bool) -> SideScores:
         critic, features = self.critics[side], self.plan.config.form == "feature_matching"
@@ -60,7 +60,7 @@ class ReleasedGame(CriticGame):
         """As the base class, with the gradients that wait for the next boundary."""
         waiting = {
             f"{_GRADIENT}{side}.{name}": weight.grad
-            for side, critic in self.modules().items()
+            for side, critic in self.critics.named().items()
             for name, weight in critic.named_parameters()
             if weight.grad is not None
         }
@@ -69,7 +69,7 @@ class ReleasedGame(CriticGame):
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
         super().load({name: value for name, value in tensors.items() if not name.startswith(_GRADIENT)}, state)
-        for side, critic in self.modules().items():
+        for side, critic in self.critics.named().items():
             for name, weight in critic.named_parameters():
                 waiting = tensors.get(f"{_GRADIENT}{side}.{name}")
                 weight.grad = None if waiting is None else waiting.to(weight)

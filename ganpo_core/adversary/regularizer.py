@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.adversary.standard import Standard
 from ganpo_core.config import AdversaryPlan
 from ganpo_core.types import Latents, TokenMap
 
@@ -20,6 +21,8 @@ SIDES = ("chosen", "rejected")
 
 Reduce = Callable[[Tensor], Tensor]
 """Adds a tensor up over all processes."""
+Gather = Callable[[Tensor], Tensor]
+"""Joins the rows [M, …] of all processes, in their order; M may differ between them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Regularizer:
         self.plan = plan
         self.prefix = "adversary" if plan.name == "latent" else f"adversary/{plan.name}"
         self.step, self.num_micro_batches = 0, 1
+        self.standard: Standard | None = None
+        """What latents are standardized by, where the extractor asks for it."""
         self._scale: Tensor | None = None
         self._squares: Tensor | None = None
         self._reduce = reduce
@@ -114,7 +119,7 @@ class Regularizer:
 
     def view(self, latents: Latents) -> Latents:
         """The latents as this regularizer sees them."""
-        return latents
+        return latents if self.standard is None else self.standard.apply(latents)
 
     def count(self, tokens: TokenMap) -> Tensor:
         """[2], positions compared in the chosen and in the rejected rows."""
@@ -145,7 +150,8 @@ class Regularizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything to save that is a tensor."""
-        return {} if self._scale is None else {"scale": self._scale}
+        found = {} if self._scale is None else {"scale": self._scale}
+        return found if self.standard is None else {**found, **self.standard.tensors()}
 
     def state(self) -> dict[str, Any]:
         """Everything else to save, as plain data."""
@@ -154,6 +160,8 @@ class Regularizer:
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
         self._scale = tensors.get("scale")
+        if self.standard is not None:
+            self.standard = Standard.of_tensors(tensors, self.standard)
 
     def modules(self) -> dict[str, nn.Module]:
         """Trained modules by name, for the final folder."""
@@ -163,14 +171,41 @@ class Regularizer:
 class DirectDistance(Regularizer):
     """A distance between the latents themselves, the mean (or sum) over chosen and rejected rows."""
 
+    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce, gather: Gather) -> None:
+        super().__init__(plan, max_steps, reduce)
+        self._gather = gather
+        self._queues: dict[str, Tensor] = {}
+        self._fresh: dict[str, list[Tensor]] = {}
+
     def penalty(self, batch: LatentBatch, totals: Totals, metrics: MetricSums) -> Tensor:
         values = []
         for side in (CHOSEN, REJECTED):
-            value = self.plan.divergence.distance(batch.policy_side(side), batch.reference_side(side))
+            reference = batch.reference_side(side)
+            reference = replace(reference, past=self._queues.get(SIDES[side]))
+            value = self.plan.divergence.distance(batch.policy_side(side), reference)
+            if self.plan.divergence.queue_size:
+                self._fresh.setdefault(SIDES[side], []).append(self.plan.divergence.remember(reference))
             share = totals.share(batch, side, batch.policy.states.shape[1])
             metrics.add_part(f"{self.prefix}/{SIDES[side]}/distance", value.detach() * share)
             values.append(value * share)
         return reduce_sides(values, self.plan)
+
+    def finish_step(self, metrics: MetricSums) -> None:
+        """Let the step's reference latents enter the queues, those of all processes, and the oldest leave."""
+        super().finish_step(metrics)
+        for side, fresh in self._fresh.items():
+            rows = [self._gather(torch.cat(fresh))]
+            if side in self._queues:
+                rows.insert(0, self._queues[side].to(rows[0]))
+            self._queues[side] = torch.cat(rows)[-self.plan.divergence.queue_size :]
+        self._fresh = {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**super().tensors(), **{f"queue.{side}": rows for side, rows in self._queues.items()}}
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        super().load(tensors, state)
+        self._queues = {side: tensors[f"queue.{side}"] for side in SIDES if f"queue.{side}" in tensors}
 
 
 def reduce_sides(values: Sequence[Tensor], plan: AdversaryPlan) -> Tensor:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ganpo_core.cli import check, data, describe, plugins, schema, train
+from ganpo_core.cli import check, data, describe, plan, plugins, schema, train, verify
 from ganpo_core.errors import ConfigError, GanpoError
 from ganpo_core.plugins import load_plugins
 
@@ -23,8 +23,10 @@ def make_app() -> typer.Typer:
     )
     app.command("train")(train.train)
     app.command("check")(check.check)
+    app.command("plan")(plan.plan)
     app.command("plugins")(plugins.list_plugins)
     app.command("describe")(describe.describe)
+    app.command("verify")(verify.verify)
     app.command("schema")(schema.schema)
     app.add_typer(data.app, name="data")
     for name, group in load_plugins().commands().items():

@@ -88,5 +88,7 @@ def _resolve(reading: Reading) -> RunConfig:
         plugins=reading.plugins,
         resolved=resolved,
         origins=reading.origins,
-        notes=tuple(note for plan in plans.values() for note in plan_notes(plan)),
+        notes=tuple(
+            note for plan in plans.values() for note in plan_notes(plan, training.gradient_accumulation_steps)
+        ),
     )

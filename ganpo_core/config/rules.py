@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ganpo_core.config.run import AdversaryPlan
+from ganpo_core.config.run import AdversaryPlan, options_of
 
 PAIRED_FORMS = ("paired_score", "anchor_score", "feature_matching")
 """Forms of the policy's answer that need nothing from the divergence but a critic."""
@@ -15,7 +15,18 @@ def plan_problems(plan: AdversaryPlan, uses: Mapping[str, str | None]) -> Iterat
     divergence, config = plan.divergence, plan.config
     name = uses["divergence"]
     if not divergence.needs_critic:
+        if plan.latents.is_learned:
+            yield (
+                "latents",
+                f"latents '{uses['latents']}' learn a transform together with critics, and the distance '{name}' has "
+                "none; leave the learned options out (combine: mix, project: learned), or choose a divergence with a critic",
+            )
         return
+    if plan.discriminator is not None and plan.discriminator.frozen and plan.latents.is_learned:
+        yield (
+            "latents",
+            f"latents '{uses['latents']}' learn a transform together with critics that `frozen: true` keeps from learning",
+        )
     if plan.cross_weight > 0 and not divergence.allows_cross:
         yield (
             "adversary.cross_weight",
@@ -49,9 +60,23 @@ def step_problems(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[tuple
         yield "adversary.step_every", "schedule: legacy has a step rule of its own; remove step_every"
 
 
-def plan_notes(plan: AdversaryPlan) -> Iterator[str]:
-    """What a user should know about a combination that is allowed."""
+def plan_notes(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[str]:
+    """What a user should know about a combination that is allowed, and what a preset came to."""
+    where = f"adversary '{plan.name}'"
     if plan.config.weight == 0:
-        yield f"adversary '{plan.name}': weight is 0, so it is not built: this is plain preference optimisation"
-    elif not plan.divergence.needs_critic and plan.discriminator is not None:
-        yield f"adversary '{plan.name}': a direct distance uses no discriminator; that section is ignored"
+        yield f"{where}: weight is 0, so it is not built: this is plain preference optimisation"
+        return
+    if not plan.divergence.additive and num_micro_batches > 1:
+        yield (
+            f"{where}: the divergence compares the rows of a micro-batch with each other, so "
+            "gradient_accumulation_steps changes it; prefer larger micro-batches, or distances of single tokens"
+        )
+    if not plan.divergence.needs_critic:
+        if plan.discriminator is not None:
+            yield f"{where}: a direct distance uses no discriminator; that section is ignored"
+        return
+    options = options_of(plan.config) | {"cross_weight": plan.cross_weight}
+    resolved = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+    yield f"{where}: {resolved}"
+    low, high = plan.divergence.estimate_range
+    yield f"{where}: its estimate lies between {low:.4g} and {high:.4g} for the best critic"

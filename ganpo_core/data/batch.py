@@ -55,12 +55,11 @@ class PairBatch:
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same batch on another device."""
-        tokens = TokenMap(self.tokens.valid.to(device), self.tokens.prompt.to(device), self.tokens.response.to(device))
         return replace(
             self,
             input_ids=self.input_ids.to(device),
             position_ids=self.position_ids.to(device),
-            tokens=tokens,
+            tokens=self.tokens.each(lambda mask: mask.to(device)),
             desirable=None if self.desirable is None else self.desirable.to(device),
             preference=None if self.preference is None else self.preference.to(device),
         )
@@ -83,7 +82,9 @@ def collate(pairs: Sequence[TokenPair], pad_token_id: int) -> PairBatch:
     return PairBatch(
         input_ids=input_ids_NS,
         position_ids=position_S.expand_as(input_ids_NS),
-        tokens=TokenMap(valid=valid_NS, prompt=prompt_NS, response=valid_NS & ~prompt_NS),
+        tokens=TokenMap(
+            valid=valid_NS, prompt=prompt_NS, response=valid_NS & ~prompt_NS, shared=_shared(input_ids_NS, valid_NS)
+        ),
         pair_ids=tuple((pair.source, pair.row) for pair in pairs),
         first_response=min(len(prompt) for prompt, response in sides if response),
         response_length=max(len(response) for _, response in sides),
@@ -97,6 +98,13 @@ def _sides(pairs: Sequence[TokenPair], responses: str) -> Iterator[tuple[Sequenc
     for pair in pairs:
         response = getattr(pair, responses)
         yield (pair.prompt if response else ()), response
+
+
+def _shared(input_ids_NS: Tensor, valid_NS: Tensor) -> Tensor:
+    """Positions up to which both sides of a pair hold the same tokens."""
+    (chosen_BS, rejected_BS), (real_BS, also_BS) = (rows.chunk(2) for rows in (input_ids_NS, valid_NS))
+    same_BS = (chosen_BS == rejected_BS) & real_BS & also_BS
+    return same_BS.int().cumprod(1).bool().repeat(2, 1)
 
 
 def _preferences(pairs: Sequence[TokenPair]) -> Tensor | None:

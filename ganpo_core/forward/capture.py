@@ -48,15 +48,20 @@ def resolve_layer(index: int | float, num_layers: int) -> int:
 
 @contextmanager
 def _hook(model: nn.Module, source: Source, states: dict[Source, Tensor]) -> Iterator[None]:
+    norm: nn.Module | None = None
+
     def keep(tensor: Any) -> None:
         if source in states:
             raise TrainingError(f"{source} ran twice in one forward pass; it cannot be a latent")
-        states[source] = _first_tensor(tensor)
+        found = _first_tensor(tensor)
+        states[source] = found if norm is None else norm(found)
 
     if isinstance(source, Layer):
         num_layers = int(text_config(model).num_hidden_layers)
         index = resolve_layer(source.index, num_layers)
         backbone = _backbone(model)
+        if source.final_norm and index < num_layers:
+            norm = _final_norm(backbone)
         if index == num_layers:
             handle = backbone.register_forward_hook(lambda _module, _inputs, output: keep(output[0]))
         elif index == 0:
@@ -88,6 +93,14 @@ def _layers(backbone: nn.Module, num_layers: int) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             return module
     raise ConfigError(f"latents: no list of {num_layers} layers in {type(backbone).__name__}; use a module path")
+
+
+def _final_norm(backbone: nn.Module) -> nn.Module:
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm"):
+        found = getattr(backbone, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    raise ConfigError(f"latents.final_norm: no final norm was found in {type(backbone).__name__}; leave the option out")
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module:

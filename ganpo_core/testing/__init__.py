@@ -1,15 +1,17 @@
 """Conformance checks that plugin authors run on their own components.
 
-    def test_my_loss_keeps_the_contract() -> None:
-        check_objective(MyLoss(beta=0.1))
+    def test_my_loss(ganpo_verify):
+        ganpo_verify(MyLoss(beta=0.1))
 
-Each check runs a component on small random values and raises AssertionError at the first promise it breaks, naming
-the method, what was expected and what was found. Needs neither a model nor pytest; takes a second or two.
+The fixture comes with ganpo; without pytest, call `verify` or one of the four checks, or `ganpo verify KIND NAME` in a
+shell. Each runs a component on small random values and raises AssertionError at the first promise it breaks, naming
+the method, what was expected and what was found. None needs a model; each takes a second or two.
 """
 
 from ganpo_core.testing.discriminators import check_discriminator
 from ganpo_core.testing.divergences import check_divergence
 from ganpo_core.testing.extractors import check_extractor
 from ganpo_core.testing.objectives import check_objective
+from ganpo_core.testing.verify import verify
 
-__all__ = ["check_discriminator", "check_divergence", "check_extractor", "check_objective"]
+__all__ = ["check_discriminator", "check_divergence", "check_extractor", "check_objective", "verify"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ganpo_core.components import Discriminator
+from ganpo_core.testing.changes import expect_options_matter
 from ganpo_core.testing.expect import (
     expect,
     expect_component,
@@ -39,6 +40,7 @@ def check_discriminator(discriminator: Discriminator, *, latent_dim: int = 8) ->
     check.features_give_the_scores()
     if discriminator.lipschitz:
         check.slope_is_at_most_one()
+    expect_options_matter(discriminator, Discriminator, lambda other: _Check(other, latent_dim).outputs())
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,16 @@ class _Check:
             (gradient,) = gradients(module(states, latents.mask), [states])
             slope = (latents.mask.sum(1).sqrt() * gradient.square().sum((1, 2)).sqrt()).max().item()
             expect(slope <= SLACK, self.where, "a slope of at most 1, since `lipschitz` is True", f"{slope:.4g}")
+
+    def outputs(self) -> dict[str, Tensor]:
+        """Shapes of the weights, and scores in evaluation and in training mode."""
+        module, latents = self.module(), self.latents()
+        shapes = {name: torch.tensor(value.shape) for name, value in module.state_dict().items()}
+        found = {**shapes, "scores": module(latents.states, latents.mask)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            found["training scores"] = module.train()(latents.states, latents.mask)
+        return found
 
     def module(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):

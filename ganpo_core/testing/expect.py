@@ -63,7 +63,8 @@ def expect_gradcheck(function: Callable[..., Tensor], inputs: Sequence[Tensor], 
     try:
         torch.autograd.gradcheck(function, leaves, fast_mode=True)
     except (RuntimeError, ValueError) as error:
-        raise AssertionError(f"{where}: expected gradients equal to finite differences; found {error}") from error
+        reason = " ".join(str(error).split("\n\n")[0].split())
+        raise AssertionError(f"{where}: expected gradients equal to finite differences; found {reason}") from error
 
 
 def gradients(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

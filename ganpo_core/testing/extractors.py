@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.components import LatentExtractor
+from ganpo_core.testing.changes import expect_options_matter
 from ganpo_core.testing.expect import (
     GARBAGE,
     expect,
@@ -36,6 +37,7 @@ def check_extractor(extractor: LatentExtractor, *, model: nn.Module | None = Non
     check.rows_are_independent()
     check.gradients_are_right()
     check.learned_transform_keeps_positions()
+    expect_options_matter(extractor, LatentExtractor, lambda other: _Check(other, check.model).outputs())
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,33 @@ class _Check:
 
     def learned_transform_keeps_positions(self) -> None:
         latents = self.extract(self.captured(0, torch.float32), _tokens())
-        module = self.extractor.build(latents.states.shape[-1])
+        module = self.build(latents.states.shape[-1])
+        where = f"{self.name}.build"
+        declared = self.extractor.is_learned
+        expect(declared == (module is not None), where, f"a module, or None, as is_learned = {declared} says", module)
         if module is None:
             return
         changed = module(latents.states)
         shape = [*latents.states.shape[:2], changed.shape[-1]]
-        expect_tensor(changed, shape, f"{self.name}.build", "a module's output [N, S, H']")
+        expect_tensor(changed, shape, where, "a module's output [N, S, H']")
+
+    def build(self, latent_dim: int) -> nn.Module | None:
+        """The learned transform, with the same first weights at every call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.extractor.build(latent_dim)
+
+    def outputs(self) -> dict[str, Tensor]:
+        """What is captured, the latents, what a learned transform makes of them, and what core is asked to do."""
+        latents = self.extract(self.captured(0, torch.float32), _tokens())
+        module = self.build(latents.states.shape[-1])
+        text = repr(self.sources()).encode()
+        return {
+            "sources": torch.tensor(list(text)),
+            "states": latents.states if module is None else module(latents.states),
+            "mask": latents.mask,
+            "standardized": torch.tensor(self.extractor.is_standardized),
+        }
 
     def extract(self, captured: Mapping[Source, Tensor], tokens: TokenMap) -> Latents:
         latents = self.extractor.extract(captured, tokens)
@@ -142,9 +165,9 @@ def _tokens(extra: int = 0) -> TokenMap:
     valid = position < torch.tensor(LENGTHS)[:, None]
     prompt = position < torch.tensor(PROMPT_LENGTHS)[:, None]
     image = (position == 0) & (torch.arange(NUM_ROWS) < 2)[:, None]
-    return TokenMap(valid, prompt, valid & ~prompt, image)
+    shared = position < torch.tensor(PROMPT_LENGTHS)[:, None] + torch.tensor([1, 0, 0, 0])[:, None]
+    return TokenMap(valid, prompt, valid & ~prompt, image, shared & valid)
 
 
 def _rows(tokens: TokenMap, index: Tensor) -> TokenMap:
-    assert tokens.image is not None
-    return TokenMap(tokens.valid[index], tokens.prompt[index], tokens.response[index], tokens.image[index])
+    return tokens.each(lambda mask: mask[index])

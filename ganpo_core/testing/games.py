@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.components import Divergence
+from ganpo_core.testing.changes import named
+from ganpo_core.testing.closed_forms import best_estimate
 from ganpo_core.testing.expect import (
     GARBAGE,
     expect,
@@ -38,6 +40,8 @@ class GameCheck:
         proper = self.divergence.allows_cross or self.divergence.cross_weight == 0
         expect(proper, self.name, "cross_weight 0 where allows_cross is False", self.divergence.cross_weight)
         expect(bool(self.divergence.forms), self.name, "at least one form of policy_loss in `forms`")
+        low, high = self.divergence.estimate_range
+        expect(low < high, self.name, "an estimate_range (low, high)", (low, high))
 
     def values_are_finite(self) -> None:
         for dtype, scale in ((torch.float32, 1.0), (torch.float64, 1.0), (torch.bfloat16, 1.0), (torch.float32, 1e4)):
@@ -80,7 +84,7 @@ class GameCheck:
         first, second = torch.arange(1), torch.arange(1, 4)  # of the four valid rows
         parts = [self.losses(_rows(high, index), _rows(low, index)) for index in (first, second)]
         for where, value in self.losses(high, low).items():
-            expected = "micro-batches weighted by their rows to add up (else `check_divergence(…, additive=False)`)"
+            expected = "micro-batches weighted by their rows to add up (else declare `additive = False`)"
             expect_same(parts[0][where] / 4 + 3 * parts[1][where] / 4, value, where, expected)
 
     def the_critic_learns_the_order(self) -> None:
@@ -139,6 +143,28 @@ class GameCheck:
         for weight, before in zip(critic.parameters(), once, strict=True):
             expect_finite(weight, where, "weights")
             expect(torch.equal(weight, before), where, "no change from a second call")
+
+    def the_best_critic_reaches_the_closed_form(self) -> None:
+        """Trained on exact densities of N(0, 1) and N(1, 1), a critic stays below the divergence and comes near it."""
+        wanted = self.divergence.closed_form(1.0)
+        if wanted is not None:
+            found = best_estimate(self.divergence, 1.0)
+            expected = f"0.8 to 1 times its closed form {wanted:.4g} from a trained critic"
+            expect(0.8 * wanted <= found <= wanted + 1e-6, f"{self.name}.estimate", expected, f"{found:.4g}")
+
+    def outputs(self) -> dict[str, Tensor]:
+        """Losses and their gradients, the penalty, and what projecting leaves of a critic's weights."""
+        high, low = self.random_scores(0), self.random_scores(1)
+        found: dict[str, Tensor] = {}
+        for where, value in self.losses(high, low).items():
+            found |= {where: value, **named(where, gradients(value, [high.values, low.values]))}
+        critic = _small_critic(torch.float64)
+        groups = [ragged_latents(LATENT_DIM, seed) for seed in range(2)]
+        penalty = self.penalty(critic, groups)
+        found["penalty"] = torch.zeros(()) if penalty is None else penalty
+        with torch.no_grad():
+            self.divergence.project(critic)
+        return found | named("projected", list(critic.parameters()))
 
     def penalty(self, critic: nn.Module, groups: Sequence[Latents]) -> Tensor | None:
         """With the same random numbers at every call."""

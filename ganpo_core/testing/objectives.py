@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ganpo_core.components import Objective
+from ganpo_core.testing.changes import Outputs, expect_options_matter, named
 from ganpo_core.testing.expect import (
     GARBAGE,
     expect,
@@ -25,24 +26,25 @@ NUM_PAIRS, NUM_TOKENS = 5, 6
 CHOSEN_LENGTHS, REJECTED_LENGTHS = (4, 1, 3, 2, 6), (2, 5, 1, 6, 4)
 
 
-def check_objective(objective: Objective, *, additive: bool = True, differentiable: bool = True) -> None:
+def check_objective(objective: Objective) -> None:
     """Check `loss` (and `loss_unpaired`, where it is defined) of an objective.
 
-    `additive=False` for losses whose value for one pair depends on the other pairs of its micro-batch, which those
-    with `batch_statistics` may. `differentiable=False` where a stopped gradient makes it no derivative of the loss.
+    The loss of a pair may depend on the other pairs of its micro-batch where `batch_statistics` says so, and be no
+    function of which the gradient is the derivative where `stops_gradient` does.
     """
     expect_component(objective, Objective)
     check = _Check(objective)
     check.values_are_finite()
     check.only_response_tokens_count()
-    if differentiable:
+    if not objective.stops_gradient:
         check.gradients_are_right()
     check.order_of_pairs_does_not_matter()
-    if additive and not objective.batch_statistics:
+    if not objective.batch_statistics:
         check.pairs_are_independent()
     check.better_margins_cost_less()
     if objective.takes_unpaired:
         check.unpaired_loss_is_finite()
+    expect_options_matter(objective, Objective, lambda other: _Check(other).outputs())
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class _Check:
             for index in (torch.arange(2), torch.arange(2, NUM_PAIRS))
         ]
         expected = (
-            "the loss of a pair not to depend on its micro-batch (if it must, `check_objective(…, additive=False)`)"
+            "the loss of a pair not to depend on its micro-batch (if it must, say so in `batch_statistics`)"
         )
         expect_same(torch.cat(halves), self.loss(policy, reference).per_pair, self.where, expected)
 
@@ -129,6 +131,27 @@ class _Check:
             expect_tensor(result.per_response, [NUM_PAIRS], where, "per_response")
             expect_tensor(result.reward, [NUM_PAIRS], where, "reward")
             expect_finite(gradients(result.per_response, [policy.logps])[0], where, "gradients")
+
+    def outputs(self) -> Outputs:
+        """Losses, rewards and gradients beside past opponents, with the batch statistics of this one micro-batch."""
+        policy, reference = self.pairs(0), replace(self.pairs(1), opponents=(self.pairs(2), self.pairs(3)))
+        given = reference if self.objective.needs_reference else None
+        behind = self.objective.batch_values(policy, given)
+        batch = {
+            name: values if self.objective.batch_statistics[name] == "micro_batch" else values.detach().mean()
+            for name, values in behind.items()
+            if name in self.objective.batch_statistics
+        }
+        result = self.loss(replace(policy, batch=batch), reference)
+        found = {"per_pair": result.per_pair, "chosen": result.chosen_reward, "rejected": result.rejected_reward}
+        found |= named("gradient", gradients(result.per_pair, _leaves(policy)))
+        found |= {f"decay of {name}": torch.tensor(self.objective.decay_of(name)) for name in batch}
+        if self.objective.takes_unpaired:
+            alone = None if given is None else given.chosen
+            desirable = torch.arange(NUM_PAIRS) % 2 == 0
+            unpaired = self.objective.loss_unpaired(replace(policy.chosen, batch=batch), alone, desirable)
+            found |= {"per_response": unpaired.per_response, "reward": unpaired.reward}
+        return found
 
     def loss(self, policy: PairLogps, reference: PairLogps) -> PairLoss:
         result = self.objective.loss(policy, reference if self.objective.needs_reference else None)

@@ -34,8 +34,11 @@ class MLP(Discriminator):
         return self.spectral_norm
 
     def build(self, latent_dim: int) -> nn.Module:
-        body = nn.Sequential(*self._hidden_layers(latent_dim))
-        return PooledCritic(body, linear_layer(self.hidden_dim, 1, self.spectral_norm))
+        return PooledCritic(self.body(latent_dim), linear_layer(self.hidden_dim, 1, self.spectral_norm))
+
+    def body(self, latent_dim: int) -> nn.Module:
+        """The hidden layers, [..., H] -> [..., hidden_dim]."""
+        return nn.Sequential(*self._hidden_layers(latent_dim))
 
     def _hidden_layers(self, latent_dim: int) -> Iterator[nn.Module]:
         for index in range(self.depth):

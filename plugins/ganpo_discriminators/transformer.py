@@ -6,7 +6,7 @@ Shape suffixes: N rows, S positions, H latent width, D the critic's width, A att
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class Transformer(Discriminator):
     Lipschitz, whatever `spectral_norm` says.
     Source: arXiv 2601.22083, training details: 2 layers for Gemma2-2B-it, 4 for Llama3-8B-Instruct.
     """
+
+    matters_with: ClassVar = {"overlong": {"max_positions": 4}}
 
     hidden_dim: PositiveInt = 512
     """D, the critic's width; a multiple of `num_heads`."""

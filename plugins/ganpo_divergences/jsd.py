@@ -22,6 +22,10 @@ class JSD(Divergence):
     Source: arXiv 1406.2661.
     """
 
+    @property
+    def estimate_range(self) -> tuple[float, float]:
+        return (0.0, math.log(2))
+
     def critic_loss(self, high: Scores, low: Scores) -> Tensor:
         return high.average(F.softplus(-high.values)) + low.average(F.softplus(low.values))
 

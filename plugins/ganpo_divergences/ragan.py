@@ -29,6 +29,10 @@ class RaGAN(Divergence):
     cross_weight = 1.0
     forms = ("minimax", "non_saturating", "full")
 
+    @property
+    def estimate_range(self) -> tuple[float, float]:
+        return (0.0, 2 * math.log(2))
+
     def critic_loss(self, high: Scores, low: Scores) -> Tensor:
         above = high.average(F.softplus(low.baseline() - high.values))
         below = low.average(F.softplus(low.values - high.baseline()))

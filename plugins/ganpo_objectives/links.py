@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ class FDPO(Pairwise):
     Departs: TRL's f_alpha_divergence_coef is 1 - alpha; its forward KL is not cut off, here exponents end at 20.
     When: the policy should cover more of the reference (forward_kl), or less (reverse_kl), than DPO's does.
     """
+
+    matters_with: ClassVar = {"alpha": {"divergence": "alpha"}}
 
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
     """To the reference."""
@@ -57,6 +59,8 @@ class ChiPO(Pairwise):
     TRL: none.
     When: data cover the policy poorly, and its rewards are overoptimized.
     """
+
+    matters_with: ClassVar = {"clip": {"beta": 10.0}}
 
     gamma: NonNegativeFloat = 1.0
     """Share of the chi-squared part; 0 is DPO."""

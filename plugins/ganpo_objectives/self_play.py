@@ -106,6 +106,8 @@ class RSPO(SPPO):
     When: SPPO's rounds drift from the base model.
     """
 
+    matters_with: ClassVar = {"mix": {"regularizer": "forward_and_reverse"}}
+
     known_as: ClassVar = {}
 
     scale: PositiveFloat = 0.5

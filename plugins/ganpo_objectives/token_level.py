@@ -80,6 +80,9 @@ class WPO(Pairwise):
     When: the pairs were written by another model.
     """
 
+    stops_gradient = True
+    matters_with: ClassVar = {"clamp": {"clamp": 0.01}}
+
     token_statistics = frozenset({"log_sum_sq_probs"})
 
     beta: PositiveFloat = 0.01
@@ -157,6 +160,8 @@ class BMC(Pairwise):
     policy's.
     When: chosen responses are edits of rejected ones.
     """
+
+    stops_gradient = True
 
     needs = frozenset({"token_ids"})
 

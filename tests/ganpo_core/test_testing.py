@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -80,6 +81,20 @@ class WholeBatch(Sound):
 
 
 @dataclass(frozen=True)
+class WholeBatchAndSaysSo(WholeBatch):
+    """Centres margins over the micro-batch, which it declares."""
+
+    batch_statistics = MappingProxyType({"margins": "micro_batch"})
+
+
+@dataclass(frozen=True)
+class Ignores(Sound):
+    """Takes an option that it never reads."""
+
+    temperature: float = 2.0
+
+
+@dataclass(frozen=True)
 class ReadsPadding(Sound):
     """Forgets the mask."""
 
@@ -116,6 +131,7 @@ def test_sound_objective_passes() -> None:
         (ReadsPadding(), r"ReadsPadding\.loss: expected per_pair to be unchanged by garbage in the padding"),
         (HalfTheGradient(), r"HalfTheGradient\.loss: expected gradients equal to finite differences"),
         (Undocumented(), r"Undocumented: expected a docstring"),
+        (Ignores(), r"Ignores\.temperature: expected another value to change a score, a loss or a gradient; none of 4\.0"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -125,7 +141,7 @@ def test_broken_objective_is_named(objective: Objective, message: str) -> None:
 
 
 def test_a_loss_of_the_whole_batch_passes_when_it_says_so() -> None:
-    check_objective(WholeBatch(), additive=False)
+    check_objective(WholeBatchAndSaysSo())
 
 
 def test_what_is_no_component_is_named() -> None:
@@ -188,6 +204,13 @@ class SquaredMean(Difference):
 
 
 @dataclass(frozen=True)
+class SquaredMeanAndSaysSo(SquaredMean):
+    """Is not a mean over rows, which it declares."""
+
+    additive = False
+
+
+@dataclass(frozen=True)
 class Absolute(Divergence):
     """The mean absolute difference of paired latents."""
 
@@ -218,7 +241,7 @@ class Restless(Absolute):
 def test_sound_divergences_pass() -> None:
     check_divergence(Difference())
     check_divergence(Absolute())
-    check_divergence(SquaredMean(), additive=False)
+    check_divergence(SquaredMeanAndSaysSo())
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_ten_steps_are_algorithm_1(preset: str, accumulation: int, tiny_run: Mak
         assert found["loss"] == pytest.approx(total.item(), abs=1e-6)
         for side, name in enumerate(("chosen", "rejected")):
             assert found[f"adversary/{name}/critic_loss"] == pytest.approx(critic_losses[side], abs=1e-6)
-    torch.testing.assert_close(game.means.values_KG, running, rtol=0, atol=1e-6)
+    torch.testing.assert_close(game.baselines.means.values_KG, running, rtol=0, atol=1e-6)
     for ours, theirs_ in zip(game.critics, critics, strict=True):
         for one, two in zip(ours.module.parameters(), theirs_.parameters(), strict=True):
             torch.testing.assert_close(one, two, rtol=0, atol=1e-6)

@@ -86,7 +86,7 @@ def first_step(run: Run) -> tuple[dict[str, float], dict[str, Tensor], list[dict
     """One step of the framework: its metrics, and what its optimizers were given."""
     seen: list[dict[str, Tensor]] = []
     (game,) = run.regularizers
-    assert isinstance(game, CriticGame) and game.optimizer is not None
+    assert isinstance(game, CriticGame) and game.critics.optimizer is not None
 
     def remember_critics(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         seen.extend({n: w.grad.clone() for n, w in c.named_parameters() if w.grad is not None} for c in game.critics)
@@ -96,7 +96,7 @@ def first_step(run: Run) -> tuple[dict[str, float], dict[str, Tensor], list[dict
     def remember_policy(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         policy.update({n: w.grad.clone() for n, w in run.models.trainable().items() if w.grad is not None})
 
-    game.optimizer.register_step_pre_hook(remember_critics)
+    game.critics.optimizer.register_step_pre_hook(remember_critics)
     run.optimizer.register_step_pre_hook(remember_policy)
     metrics = MetricSums(run.models.device)
     train_step(run, run.window(0), 0, metrics)

@@ -143,7 +143,7 @@ def test_forty_micro_batches_are_the_released_trainers(critic: dict[str, Any], t
     for side in range(2):
         for group, name in enumerate(("real", "fake", "other")):
             torch.testing.assert_close(
-                game.means.values_KG[side, group], expected["means"][side, name], rtol=0, atol=1e-6
+                game.baselines.means.values_KG[side, group], expected["means"][side, name], rtol=0, atol=1e-6
             )
         ours, theirs = game.critics[side].module.state_dict(), expected["critics"][side].state_dict()
         for name, value in theirs.items():

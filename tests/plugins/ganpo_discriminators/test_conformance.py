@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from ganpo_discriminators import ganpo_discriminators
+from ganpo_discriminators.attention_pool import AttentionPool
+from ganpo_discriminators.conv import Conv
+from ganpo_discriminators.gru import GRU
 from ganpo_discriminators.linear import Linear
 from ganpo_discriminators.mlp import MLP
+from ganpo_discriminators.token_mlp import TokenMLP
 from ganpo_discriminators.transformer import Transformer
 
 from ganpo_core import Discriminator
@@ -18,6 +22,12 @@ VARIANTS = (
     MLP(hidden_dim=16, spectral_norm=True, depth=3, activation="relu"),
     MLP(hidden_dim=16, spectral_norm=True, depth=2, activation="leaky_relu"),
     MLP(hidden_dim=16, depth=2, activation="relu"),
+    TokenMLP(hidden_dim=16, spectral_norm=True),
+    TokenMLP(hidden_dim=16, pool="max"),
+    TokenMLP(hidden_dim=16, pool="logsumexp", depth=2),
+    AttentionPool(hidden_dim=16, num_queries=3, spectral_norm=False),
+    GRU(hidden_dim=8),
+    Conv(hidden_dim=8, num_layers=2, kernel_size=3),
     Transformer(hidden_dim=16, num_heads=4, spectral_norm=False, max_positions=4, overlong="keep_last"),
     Transformer(hidden_dim=16, num_heads=2, num_layers=1, max_positions=4, overlong="keep_first", ffn_dim=8),
 )
@@ -29,6 +39,14 @@ NUM_PARAMETERS = {
     (MLP(), 4096): 2_098_177,
     (MLP(depth=2), 2304): 1_443_329,
     (MLP(depth=2), 4096): 2_360_833,
+    (TokenMLP(), 2304): 1_180_673,
+    (TokenMLP(depth=2), 4096): 2_360_833,
+    (AttentionPool(), 2304): 1_443_841,
+    (AttentionPool(), 4096): 2_361_345,
+    (GRU(), 2304): 1_380_097,
+    (GRU(), 4096): 1_838_849,
+    (Conv(), 2304): 1_639_937,
+    (Conv(), 4096): 2_098_689,
     (Transformer(), 2304): 8_796_673,
     (Transformer(num_layers=4), 2304): 15_101_441,
     (Transformer(), 4096): 9_714_177,

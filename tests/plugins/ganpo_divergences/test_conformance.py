@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from ganpo_divergences import ganpo_divergences
+from ganpo_divergences.coral import Coral
+from ganpo_divergences.energy import Energy
+from ganpo_divergences.f_gan import FGAN, Kind
+from ganpo_divergences.frechet import Frechet
+from ganpo_divergences.mean import Mean
+from ganpo_divergences.mmd import MMD
+from ganpo_divergences.rpgan import RpGAN
+from ganpo_divergences.sliced_wasserstein import SlicedWasserstein
 from ganpo_divergences.wasserstein import Wasserstein
 
 from ganpo_core import Divergence, GeneratorForm, Scores
 from ganpo_core.testing import check_divergence
 
-VARIANTS = (Wasserstein(constraint="clipping"), Wasserstein(constraint="spectral_norm"))
+SAMPLE_DISTANCES = (Coral, Energy, Frechet, Mean, MMD, SlicedWasserstein)
+VARIANTS = (
+    Wasserstein(constraint="clipping"),
+    Wasserstein(constraint="spectral_norm"),
+    RpGAN(r1=0.0, r2=0.0),
+    *(FGAN(divergence=kind) for kind in get_args(Kind)),
+    *(distance(tokens=True) for distance in SAMPLE_DISTANCES),
+    *(distance(queue=3) for distance in SAMPLE_DISTANCES),
+    MMD(scale=1.3),
+    MMD(unbiased=True),
+    Energy(unbiased=True),
+    SlicedWasserstein(order=1),
+    Frechet(covariance="full"),
+)
 
 FORCE_AT_PARITY = {
     ("ragan", "minimax"): -1 / 2,
     ("ragan", "non_saturating"): -1 / 2,
     ("ragan", "full"): -1.0,  # half of it through the policy's own mean
+    ("ra_ls", "non_saturating"): -2.0,  # 2 (s - m - 1)
+    ("ra_ls", "full"): -4.0,
+    ("ra_hinge", "non_saturating"): -1.0,
+    ("ra_hinge", "full"): -2.0,
 }
 """d policy_loss / d s_policy of one row where s_policy = m_anchor, for every relativistic divergence and form."""
 

@@ -30,7 +30,7 @@ def test_the_last_layer_at_every_valid_position_is_the_default() -> None:
 
 
 def test_several_layers_are_concatenated_in_the_order_given() -> None:
-    extractor = HiddenState(layer=(1, -1))
+    extractor = HiddenState(layer=(1, -1), norm="none")
     assert extractor.sources(nn.Module()) == (Layer(1), Layer(-1))
     assert extractor.extract(CAPTURED, TOKENS).states[0, 0].tolist() == [1.0, 3.0, 3.0, 4.0]
 

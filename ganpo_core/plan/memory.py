@@ -1,0 +1,90 @@
+"""Bytes that one process holds, by what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ganpo_core.config import RunConfig
+from ganpo_core.models import DTYPES
+from ganpo_core.plan.critics import CriticMemory, Passes
+from ganpo_core.plan.lengths import Layout, Lengths
+from ganpo_core.plan.shape import ModelShape
+
+HEAD_CHUNK = 1024
+"""Positions whose logits are held at a time."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What stays from step to step, and what a micro-batch adds while it runs."""
+
+    resident: Mapping[str, float]
+    passing: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """At the fullest moment."""
+        return sum(self.resident.values()) + sum(self.passing.values())
+
+
+def plan_memory(
+    config: RunConfig,
+    shape: ModelShape,
+    lengths: Lengths,
+    layout: Layout,
+    critics: Mapping[str, CriticMemory],
+    processes: int,
+) -> Memory:
+    """Of each process; `fsdp2` divides policy and reference among them, `ddp` does not."""
+    training = config.training
+    sharded = training.parallelism == "fsdp2"
+    parts = processes if sharded else 1
+    half = DTYPES[config.model.dtype].itemsize if config.model.dtype != "float32" else 4
+    moments = 2 if training.optim == "adamw_bnb_8bit" else 2 * (shape.trainable_bytes // max(shape.trainable, 1))
+    resident: dict[str, float] = {
+        "policy weights": shape.weight_bytes / parts,
+        "gradients": shape.trainable_bytes / parts,
+        "optimizer state": shape.optimizer_elements * moments / parts,
+        "reference": _reference(config, shape) / parts,
+    }
+    for plan in config.adversaries:
+        if plan.name in critics:
+            held = critics[plan.name]
+            resident[f"critics of '{plan.name}'"] = 2 * (held.weights + 3 * held.trained)
+    if processes > 1 and not sharded:
+        resident["gradient buckets of ddp"] = float(shape.trainable_bytes)
+    passing: dict[str, float] = {
+        "activations": _activations(config, shape, lengths, layout),
+        "head chunk": 2 * HEAD_CHUNK * shape.vocabulary * 4.0,
+    }
+    if sharded:
+        passing["gathered weights"] = 2.0 * shape.largest_unit * half
+    elif shape.cast_bytes:
+        passing["weights cast for the computation"] = float(shape.cast_bytes)
+    for plan in config.adversaries:
+        if plan.name in critics:
+            rows = Passes.of(plan).scored / 2 * _sequence_tokens(config, lengths)
+            passing[f"activations of the critics of '{plan.name}'"] = rows * critics[plan.name].saved_per_token
+    return Memory(resident, passing)
+
+
+def _reference(config: RunConfig, shape: ModelShape) -> float:
+    """Nothing with adapters, which are switched off, and nothing where nobody reads it."""
+    if config.model.lora is not None or not (config.objective.needs_reference or config.adversaries):
+        return 0.0
+    return shape.weight_bytes
+
+
+def _activations(config: RunConfig, shape: ModelShape, lengths: Lengths, layout: Layout) -> float:
+    positions = lengths.largest(layout, config.training.per_device_train_batch_size)
+    if not config.training.gradient_checkpointing:
+        return positions * shape.saved_per_token
+    # The hidden states between layers, and the activations of the one layer that is being recomputed.
+    wide = 4 if config.model.lora is None else DTYPES[config.model.dtype].itemsize
+    return positions * (shape.num_layers * shape.width * wide + shape.saved_per_token / shape.num_layers)
+
+
+def _sequence_tokens(config: RunConfig, lengths: Lengths) -> float:
+    """Tokens of both sequences of the pairs of the largest micro-batch."""
+    return lengths.largest("packed", config.training.per_device_train_batch_size)

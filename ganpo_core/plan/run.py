@@ -1,0 +1,126 @@
+"""A run file becomes a statement of its memory and its work."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ganpo_core.assemble import within_context
+from ganpo_core.config import AdversaryPlan, ModelConfig, RunConfig
+from ganpo_core.data import load_pairs
+from ganpo_core.latents import read_latents
+from ganpo_core.models import DTYPES, base_model, load_skeleton, load_tokenizer
+from ganpo_core.plan.critics import CriticFlops, CriticMemory, plan_critic
+from ganpo_core.plan.lengths import Layout, Lengths
+from ganpo_core.plan.memory import Memory, plan_memory
+from ganpo_core.plan.shape import ModelShape, model_shape
+from ganpo_core.plan.work import Work, plan_work
+from ganpo_core.types import Layer, TokenMap
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs."""
+
+    shape: ModelShape
+    lengths: Lengths
+    layout: Layout
+    processes: int
+    pairs_per_step: int
+    """Over all micro-batches and processes."""
+    memory: Memory
+    """Of one process."""
+    work: Work
+    """For each pair."""
+
+    def as_json(self) -> dict[str, object]:
+        """Everything as plain data; bytes and FLOPs as numbers."""
+        prompt, chosen, rejected = self.lengths.mean
+        return {
+            "model": dataclasses.asdict(self.shape),
+            "lengths": {
+                "origin": self.lengths.origin,
+                "mean": {"prompt": prompt, "chosen": chosen, "rejected": rejected},
+                "median": dict(zip(("prompt", "chosen", "rejected"), self.lengths.median, strict=True)),
+                "layout": self.layout,
+            },
+            "processes": self.processes,
+            "pairs_per_step": self.pairs_per_step,
+            "memory": {
+                "resident": dict(self.memory.resident),
+                "passing": dict(self.memory.passing),
+                "total": self.memory.total,
+            },
+            "flops": {
+                "per_pair": dict(self.work.parts),
+                "pair": self.work.total,
+                "step": self.work.total * self.pairs_per_step,
+                "useful_pair": self.work.useful,
+            },
+            "overhead": {
+                "base": self.work.overhead,
+                "base_with_reference": self.work.total / self.work.base_with_reference,
+                "critics": self.work.overhead_of_critics,
+            },
+        }
+
+
+def plan_run(config: RunConfig, lengths: Lengths | None = None, processes: int = 1) -> Plan:
+    """State what a run needs before a weight is loaded; `lengths` default to those of its data."""
+    lengths = lengths or measured_lengths(config)
+    layout = layout_of(config)
+    shape = model_shape(config.model, lengths.row)
+    critics: dict[str, tuple[CriticFlops, CriticMemory]] = {
+        plan.name: plan_critic(
+            plan, latent_dim(plan, config.model, shape.width), DTYPES[config.model.dtype], lengths.row
+        )
+        for plan in config.adversaries
+        if plan.discriminator is not None
+    }
+    flops = {name: found[0] for name, found in critics.items()}
+    held = {name: found[1] for name, found in critics.items()}
+    training = config.training
+    return Plan(
+        shape=shape,
+        lengths=lengths,
+        layout=layout,
+        processes=processes,
+        pairs_per_step=training.per_device_train_batch_size * training.gradient_accumulation_steps * processes,
+        memory=plan_memory(config, shape, lengths, layout, held, processes),
+        work=plan_work(config, shape, lengths, layout, flops),
+    )
+
+
+def measured_lengths(config: RunConfig) -> Lengths:
+    """Of the run's own pairs."""
+    data, _ = within_context(config)
+    pairs, _ = load_pairs(data, load_tokenizer(config.model))
+    return Lengths(pairs.lengths.astype("int64"), f"{len(pairs)} pairs of the data")
+
+
+def layout_of(config: RunConfig) -> Layout:
+    """How the run's batches are laid out."""
+    found: Layout | Literal["auto"] = getattr(config.training, "packing", "padded")
+    return "shared" if found == "auto" else found
+
+
+def latent_dim(plan: AdversaryPlan, model: ModelConfig, width: int) -> int:
+    """The width of an extractor's latents, from states that have shapes and no values."""
+    skeleton: nn.Module = load_skeleton(model)
+    captured = {}
+    for source in plan.latents.sources(skeleton):
+        size = width if isinstance(source, Layer) else _output_width(base_model(skeleton), source.path, width)
+        captured[source] = torch.zeros(2, 4, size)
+    on = torch.ones(2, 4, dtype=torch.bool)
+    latents = read_latents(plan.latents, captured, TokenMap(valid=on, prompt=on, response=on))
+    return int(latents.states.shape[-1])
+
+
+def _output_width(model: nn.Module, path: str, width: int) -> int:
+    """What a submodule's output is likely to be wide: its own `out_features`, or as wide as the hidden states."""
+    found = dict(model.named_modules()).get(path)
+    return int(getattr(found, "out_features", width))
