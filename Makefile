@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test lint types layers docs clean
+.PHONY: install demo test lint types layers docs bench clean
 
 install: .venv/installed
 
@@ -31,6 +31,10 @@ layers: install
 
 docs: install
 	$(BIN)/python -m docs.generate
+
+bench: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	for shape in S V; do $(BIN)/ganpo bench --shape $$shape --against trl --json runs/bench/$$shape.json || exit 1; done
 
 clean:
 	rm -rf .venv runs build dist

@@ -92,15 +92,15 @@ def _size(
     discriminator: Discriminator, latent_dim: int, tokens: int, policy_parameters: float | None
 ) -> Iterator[str]:
     """Parameters, and the work of both critics beside plain DPO, counted on the critic's own code."""
-    from ganpo_core.plan import count_parameters, critic_flops_per_token
+    from ganpo_core.plan import count_parameters, critic_flops_per_token, critic_overhead
 
     yield f"Parameters  {count_parameters(discriminator, latent_dim):,} for latents of width {latent_dim:,}"
     flops = critic_flops_per_token(discriminator, latent_dim, tokens)
     yield f"Work        {flops.forward / 1e6:.1f} MFLOP forward for each token of a row of {tokens:,}"
     if policy_parameters is None:
         return
-    policy = 2 * policy_parameters
-    yield f"            {flops.forward / policy:.2%} of a policy of {policy_parameters:,.0f} parameters"
-    work = flops.in_shared_pass()
-    yield f"Overhead    {work / (4 * policy):.2%} of a DPO step (policy forward and backward, reference forward)"
-    yield f"            {work / (5 * policy):.2%} with gradient checkpointing"
+    share = flops.forward / (2 * policy_parameters)
+    yield f"            {share:.2%} of a policy of {policy_parameters:,.0f} parameters"
+    plain, checkpointed = (critic_overhead(flops, policy_parameters, checkpointing=on) for on in (False, True))
+    yield f"Overhead    {plain:.2%} of a DPO step (policy forward and backward, reference forward)"
+    yield f"            {checkpointed:.2%} with gradient checkpointing"

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ganpo_core.cli import check, data, describe, plan, plugins, schema, train, verify
+from ganpo_core.cli import check, data, describe, doctor, plan, plugins, schema, train, verify
 from ganpo_core.errors import ConfigError, GanpoError
 from ganpo_core.plugins import load_plugins
 
@@ -23,6 +23,7 @@ def make_app() -> typer.Typer:
     )
     app.command("train")(train.train)
     app.command("check")(check.check)
+    app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("plugins")(plugins.list_plugins)
     app.command("describe")(describe.describe)

@@ -31,10 +31,6 @@ class CriticFlops:
         rows = passes.scored * self.forward + passes.trained * self.to_weights + passes.answered * self.to_latents
         return rows / 2
 
-    def in_shared_pass(self) -> float:
-        """The same where one forward pass serves critics and policy: six rows a pair, of which all see both gradients."""
-        return self.per_pair_token(Passes(scored=6, trained=6, answered=6))
-
 
 @dataclass(frozen=True)
 class Passes:
@@ -64,6 +60,18 @@ class Passes:
             answered=4 if apart else groups,
             looks_ahead=settles or (alternates and micro_batches > 1),
         )
+
+
+SHARED = Passes(6, 6, 6)
+"""Both critics with a cross term, and one forward pass that critics and policy share."""
+
+
+def critic_overhead(
+    critic: CriticFlops, policy_parameters: float, passes: Passes = SHARED, checkpointing: bool = False
+) -> float:
+    """What the two critics of a game add to plain DPO, as a part of it; a policy's pass is 2 FLOPs a parameter."""
+    policy_passes = 5 if checkpointing else 4  # forward, backward worth two, the reference's; the forward pass again
+    return critic.per_pair_token(passes) / (2 * policy_parameters * policy_passes)
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,12 @@ class Plan:
         }
 
 
-def plan_run(config: RunConfig, lengths: Lengths | None = None, processes: int = 1) -> Plan:
-    """State what a run needs before a weight is loaded; `lengths` default to those of its data."""
+def plan_run(
+    config: RunConfig, lengths: Lengths | None = None, processes: int = 1, layout: Layout | None = None
+) -> Plan:
+    """State what a run needs before a weight is loaded; `lengths` default to those of its data, `layout` to its own."""
     lengths = lengths or measured_lengths(config)
-    layout = layout_of(config)
+    layout = layout or layout_of(config)
     shape = model_shape(config.model, lengths.row)
     critics: dict[str, tuple[CriticFlops, CriticMemory]] = {
         plan.name: plan_critic(

@@ -106,3 +106,20 @@ def test_a_sharded_run_resumes_bit_for_bit(tiny_run: MakeRun, tmp_path: Path) ->
 def test_sharding_without_processes_is_refused(tiny_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match=r"training\.parallelism: fsdp2 needs processes"):
         ganpo_core.train(tiny_run(training={"max_steps": 1, "parallelism": "fsdp2"}))
+
+
+def test_queues_hold_the_references_of_all_processes(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """2 processes x 2 pairs see the references that 1 process x 4 pairs sees; the first step has no past to compare."""
+    model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
+    distance = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mmd", "queue": 6}}
+    options = {"learning_rate": 1e-3, "max_steps": 2, "save_steps": None}
+    one = tiny_run(model=model, **distance, training={**options, "per_device_train_batch_size": 4})
+    alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
+    two = {**one, "training": {**options, "per_device_train_batch_size": 2}, "output_dir": str(tmp_path / "two")}
+    launch(two, tmp_path / "two.yaml")
+    ours, theirs = (
+        load_file(folder / "checkpoints" / "step-00000002" / "adversary.safetensors") for folder in (alone, tmp_path / "two")
+    )
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-9, atol=1e-12, msg=key)
