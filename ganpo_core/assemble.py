@@ -20,8 +20,8 @@ from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, Token
 from ganpo_core.demands import (
     check_declarations,
     check_objective_data,
+    check_single_responses,
     check_training,
-    notes_on_single_responses,
     packing_obstacles,
 )
 from ganpo_core.errors import ConfigError
@@ -151,8 +151,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
             "for the loss of the whole step, raise per_device_train_batch_size instead"
         )
     if pairs.is_unpaired:
-        num_micro_batches = training.gradient_accumulation_steps * accelerator.num_processes
-        data_notes += notes_on_single_responses(config, num_micro_batches)
+        check_single_responses(config)
 
     torch.manual_seed(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)

@@ -67,8 +67,8 @@ def check_objective_data(config: RunConfig, pairs: PairDataset) -> None:
         raise DataError(f"data: objective '{name}' reads responses after other rows' prompts; give at least two rows.")
 
 
-def notes_on_single_responses(config: RunConfig, num_micro_batches: int) -> Iterator[str]:
-    """What a user should know of adversaries on unpaired data; raises ConfigError for what cannot be compared."""
+def check_single_responses(config: RunConfig) -> None:
+    """Raises ConfigError for adversaries that compare what unpaired data do not have."""
     for plan in config.adversaries:
         if not plan.divergence.needs_critic:
             continue
@@ -80,12 +80,6 @@ def notes_on_single_responses(config: RunConfig, num_micro_batches: int) -> Iter
             raise ConfigError(
                 "adversary.cross_weight: the cross term of this divergence compares a response with its partner, and single "
                 "responses have none; set cross_weight: 0"
-            )
-        if num_micro_batches > 1:
-            yield (
-                f"adversary '{plan.name}': rows are single responses, so each micro-batch holds another number of chosen "
-                "and of rejected ones; its critics take means within a micro-batch, and gradient_accumulation_steps and "
-                "the number of processes change these a little"
             )
 
 

@@ -187,10 +187,13 @@ class Scores:
     """[N] bool, False for rows without a single valid position."""
     mean: Tensor | None = None
     """Scalar."""
+    count: Tensor | None = None
+    """Scalar, what a micro-batch's `average` divides by so that micro-batches of unlike numbers of rows add up to the
+    mean of their step; None counts the valid rows at hand."""
 
     def average(self, per_row: Tensor) -> Tensor:
         """The mean of `per_row` [N] over valid rows; 0 where there are none."""
-        count = self.valid.sum().clamp(min=1)
+        count = self.valid.sum().clamp(min=1) if self.count is None else self.count
         return per_row.masked_fill(~self.valid, 0.0).sum() / count
 
     def baseline(self) -> Tensor:

@@ -13,7 +13,7 @@ Each critic scores three groups of rows, and is trained to order them anchor > p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,7 +147,7 @@ class CriticGame(Regularizer):
         live = self.baselines.live_shares()
         self.baselines.observe([side.groups() for side in sides])
         for index, side in enumerate(sides):
-            loss, parts = self._critic_loss(index, side, live, batch)
+            loss, parts = self._critic_loss(index, side, live, batch, totals.rows_share(batch))
             for name, value in parts.items():
                 metrics.add_part(f"{self.prefix}/{SIDES[index]}/{name}", value.detach() * share)
             self._note_scores(index, side, metrics)
@@ -160,16 +160,17 @@ class CriticGame(Regularizer):
             self.critics.step(self.prefix, self.plan.divergence)
 
     def _critic_loss(
-        self, index: int, side: SideScores, live: tuple[float, float, float], batch: LatentBatch
+        self, index: int, side: SideScores, live: tuple[float, float, float], batch: LatentBatch, rows_K: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Its value over the micro-batch, and its parts; `rows_K` as in `Totals.rows_share`."""
         plan, means_G = self.plan, self.baselines.current[index]
-        anchor = _scores(side.anchor, means_G[OWN], live[OWN])
-        policy = _scores(side.policy, means_G[POLICY], live[POLICY])
+        anchor = _scores(side.anchor, means_G[OWN], rows_K[index], live[OWN])
+        policy = _scores(side.policy, means_G[POLICY], rows_K[index], live[POLICY])
         own = plan.divergence.critic_loss(anchor, policy)
         parts = {"critic_loss_own": own, "estimate": plan.divergence.estimate(anchor, policy)}
         loss = own
         if side.cross is not None:
-            cross = _scores(side.cross, means_G[CROSS], live[CROSS])
+            cross = _scores(side.cross, means_G[CROSS], rows_K[1 - index], live[CROSS])
             parts["critic_loss_cross"] = plan.divergence.critic_loss(policy, cross)
             loss = loss + plan.cross_weight * parts["critic_loss_cross"]
         loss = plan.config.critic_scale * loss
@@ -177,6 +178,7 @@ class CriticGame(Regularizer):
             _ScoresOnly(self.critics[index]), batch.reference_side(index), batch.policy_side(index).detach()
         )
         if extra is not None:
+            extra = extra * (batch.num_rows[index] / rows_K[index]).to(extra)
             parts["critic_penalty"] = extra
             loss = loss + extra
         return loss, {**parts, "critic_loss": loss}
@@ -190,14 +192,15 @@ class CriticGame(Regularizer):
             distance = _feature_distance(side.anchor, side.policy, batch.policy_side(index).mask)
             return distance * totals.share(batch, index, features.shape[1])
         share, means_G = totals.pair_share(batch), self.baselines.current[index]
-        mine = _scores(side.policy, means_G[POLICY])
-        own = Scores(side.anchor.scores.detach(), side.anchor.valid, means_G[OWN])
+        rows = totals.rows_share(batch)[index]
+        mine = _scores(side.policy, means_G[POLICY], rows)
+        own = replace(_scores(side.anchor, means_G[OWN], rows), values=side.anchor.scores.detach())
         if form == "paired_score":
             return mine.average((mine.values - own.values).square()) * share
         if form == "anchor_score":
             return mine.average((mine.values - own.baseline()).square()) * share
         if form == "full":  # the original relativistic generator differentiates through the policy's own mean
-            mine = Scores(mine.values, mine.valid, mine.average(mine.values))
+            mine = replace(mine, mean=replace(mine, count=None).average(mine.values))
         return plan.divergence.policy_loss(mine, own, form) * share
 
     def _note_scores(self, index: int, side: SideScores, metrics: MetricSums) -> None:
@@ -248,13 +251,15 @@ class _ScoresOnly(nn.Module):
         return scores
 
 
-def _scores(judged: Judgement, mean: Tensor, live: float = 0.0) -> Scores:
-    """A group with its baseline; `live` is the part of the baseline through which the loss is differentiated."""
-    scores = Scores(judged.scores, judged.valid, mean)
-    if not live:
-        return scores
-    average = scores.average(scores.values)
-    return Scores(judged.scores, judged.valid, mean + live * (average - average.detach()))
+def _scores(judged: Judgement, mean: Tensor, rows: Tensor, live: float = 0.0) -> Scores:
+    """A group with its baseline, standing for `rows` of its step.
+
+    `live` is the part of the baseline through which the loss is differentiated.
+    """
+    if live:
+        average = Scores(judged.scores, judged.valid).average(judged.scores)
+        mean = mean + live * (average - average.detach())
+    return Scores(judged.scores, judged.valid, mean, rows.to(judged.scores.dtype))
 
 
 def _note_order(metrics: MetricSums, prefix: str, pair: str, gap_N: Tensor) -> None:

@@ -72,6 +72,10 @@ class Totals:
         """The part of the step that a micro-batch is, in pairs: means over rows times this add up to the step's mean."""
         return batch.num_pairs / self.num_pairs
 
+    def rows_share(self, batch: LatentBatch) -> Tensor:
+        """[2], rows of the step that a micro-batch stands for: `pair_share` of them, whatever it holds itself."""
+        return self.num_rows.clamp(min=1) * self.pair_share(batch)
+
     def share(self, batch: LatentBatch, side: int, num_positions: int) -> Tensor:
         """The same for a mean over the valid positions of [N, num_positions, ...]; pooled latents have one a row."""
         if num_positions == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,4 +60,4 @@ class RpGAN(Divergence):
 
 def _paired(first: Scores, second: Scores) -> Scores:
     """What averages over the rows that are valid in both groups."""
-    return Scores(first.values, first.valid & second.valid)
+    return replace(first, valid=first.valid & second.valid)

@@ -174,16 +174,33 @@ def test_a_weighted_sum_takes_them_where_every_part_does(tiny_run: MakeRun, unpa
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("latents", [{"use": "hidden_state"}, {"use": "pooled"}], ids=lambda latents: latents["use"])
-def test_splitting_a_step_changes_no_distance(
-    latents: dict[str, Any], tiny_run: MakeRun, unpaired: Path, tmp_path: Path
+REGULARIZERS: dict[str, dict[str, Any]] = {
+    "mse": {"divergence": {"use": "mse"}},
+    "ragan": {"divergence": {"use": "ragan"}, "discriminator": {"use": "linear"}},
+    "ragan, one-sided": {
+        "divergence": {"use": "ragan"}, "discriminator": {"use": "mlp", "hidden_dim": 8},
+        "adversary": {"form": "non_saturating", "schedule": "alternating"},
+    },
+    "rpgan": {
+        "divergence": {"use": "rpgan"}, "discriminator": {"use": "mlp", "hidden_dim": 8},
+        "adversary": {"form": "non_saturating", "cross_weight": 0.0},
+    },
+}
+
+
+@pytest.mark.parametrize("latents", ["hidden_state", "pooled"])
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+def test_splitting_a_step_changes_no_regularizer(
+    regularizer: str, latents: str, tiny_run: MakeRun, unpaired: Path, tmp_path: Path
 ) -> None:
     """1 x 8 = 8 x 1, where a micro-batch holds a chosen or a rejected response and the other side is empty."""
     found = {}
+    sections = REGULARIZERS[regularizer]
+    adversary = {"weight_warmup_ratio": 0, "weight": 5.0, "learning_rate": 0.05, **sections.get("adversary", {})}
     for size, accumulation in ((8, 1), (1, 8), (4, 2)):
         run_file = tiny_run(
-            objective={"use": "kto", "beta": 0.5}, data={"path": str(unpaired)}, latents=latents,
-            divergence={"use": "mse"}, adversary={"weight_warmup_ratio": 0, "weight": 5.0},
+            objective={"use": "kto", "beta": 0.5}, data={"path": str(unpaired)}, latents={"use": latents},
+            **{**sections, "adversary": adversary},
         )
         run_file["model"]["dtype"] = "float64"
         run_file["training"] = {
@@ -194,19 +211,12 @@ def test_splitting_a_step_changes_no_distance(
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         found[size] = [(line["loss"], line["adversary/penalty"]) for line in lines]
     assert found[8][-1][1] > 0
-    assert found[1] == [pytest.approx(pair, rel=1e-9) for pair in found[8]]
-    assert found[4] == [pytest.approx(pair, rel=1e-9) for pair in found[8]]
+    assert found[1] == [pytest.approx(pair, rel=1e-7) for pair in found[8]]
+    assert found[4] == [pytest.approx(pair, rel=1e-7) for pair in found[8]]
 
 
-def test_critics_of_single_responses_say_that_splitting_changes_them(
-    tiny_run: MakeRun, unpaired: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Their means are over the chosen, or the rejected, rows of a micro-batch, of which each holds another number."""
+def test_absent_sides_are_not_scored(tiny_run: MakeRun, unpaired: Path) -> None:
     critic = {"latents": {"use": "hidden_state"}, "divergence": {"use": "ragan"}, "discriminator": {"use": "linear"}}
     run_file = tiny_run(objective={"use": "kto"}, data={"path": str(unpaired)}, **critic)
-    assert not any("micro-batch" in note for note in made(run_file).notes)
-    run_file["training"]["gradient_accumulation_steps"] = 2
-    (note,) = (note for note in made(run_file).notes if "micro-batch" in note)
-    assert note.startswith("adversary 'latent': rows are single responses, so")
     with pytest.raises(ConfigError, match="masked: false would score the absent sides of single responses"):
         made({**run_file, "adversary": {"masked": False}})
