@@ -115,6 +115,19 @@ def test_shared_rows_in_two_processes_are_padded_rows_in_one(
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-5, atol=1e-7, msg=key)
 
 
+def test_a_token_budget_gives_every_process_as_many_passes(tiny_run: MakeRun, tmp_path: Path) -> None:
+    model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
+    game = {**GAME, "adversary": {"weight_warmup_ratio": 0}}
+    options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None}
+    one = tiny_run(model=model, **game, training={**options, "per_device_train_batch_size": 8})
+    alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
+    parts = {"per_device_train_batch_size": 4, "max_tokens_per_batch": 60, "parallelism": "fsdp2"}
+    launch({**one, "training": {**options, **parts}, "output_dir": str(tmp_path / "two")}, tmp_path / "two.yaml")
+    ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (alone, tmp_path / "two"))
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-5, atol=1e-7, msg=key)
+
+
 def test_a_sharded_run_resumes_bit_for_bit(tiny_run: MakeRun, tmp_path: Path) -> None:
     options = {"learning_rate": 1e-3, "per_device_train_batch_size": 2, "parallelism": "fsdp2", "max_steps": 4}
     whole = tiny_run(**GAME, training={**options, "save_steps": 2}, output_dir=str(tmp_path / "whole"))
