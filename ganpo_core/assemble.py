@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,22 @@ from torch import Tensor
 from ganpo_core.adversary import Regularizer, build_regularizers
 from ganpo_core.batch_statistics import BatchStatistics
 from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
-from ganpo_core.data import DataReport, PairBatch, PairDataset, PairOrder, TokenPair, collate, load_pairs
+from ganpo_core.data import (
+    DataReport,
+    PairBatch,
+    PairDataset,
+    PairOrder,
+    TokenPair,
+    collate,
+    group_by_tokens,
+    load_pairs,
+    split_groups,
+)
 from ganpo_core.demands import (
     check_declarations,
     check_objective_data,
     check_single_responses,
+    check_token_budget,
     check_training,
     packing_obstacles,
 )
@@ -64,14 +75,34 @@ class Run:
 
     def window(self, step: int) -> list[PairBatch]:
         """This process's micro-batches of an optimizer step counted from 0: a pure function of the run file."""
-        training, world = self.config.training, self.accelerator.num_processes
-        size = training.per_device_train_batch_size
         indices = self.order.indices(step * self.pairs_per_step, self.pairs_per_step)
-        starts = [
-            (micro * world + self.accelerator.process_index) * size
-            for micro in range(training.gradient_accumulation_steps)
+        return [self.batch(self.pairs, [indices[place] for place in group]) for group in self._micro_batches(indices)]
+
+    def _micro_batches(self, indices: Sequence[int]) -> list[list[int]]:
+        """Places in a step's pairs, by micro-batch of this process."""
+        training, world = self.config.training, self.accelerator.num_processes
+        size, budget = training.per_device_train_batch_size, training.max_tokens_per_batch
+        every = [
+            [
+                list(range(start, start + size))
+                for start in range(process * size, self.pairs_per_step, world * size)
+            ]
+            for process in range(world)
         ]
-        return [self.batch(self.pairs, indices[start : start + size]) for start in starts]
+        if budget is None:
+            return every[self.accelerator.process_index]
+        # Every process groups the pairs of all: collectives inside of a pass need equally many passes everywhere.
+        places = [[place for group in groups for place in group] for groups in every]
+        lengths = [[self._lengths(indices[place]) for place in own] for own in places]
+        packing = self.plan.packing
+        grouped = [group_by_tokens(own, packing, budget) for own in lengths]
+        own = self.accelerator.process_index
+        groups = split_groups(grouped[own], lengths[own], packing, max(map(len, grouped)))
+        return [[places[own][index] for index in group] for group in groups]
+
+    def _lengths(self, index: int) -> tuple[int, int, int]:
+        prompt, chosen, rejected = self.pairs.lengths[index].tolist()
+        return (prompt, chosen, rejected) if chosen and rejected else (prompt, chosen or rejected, 0)
 
     def batch(self, pairs: PairDataset, indices: list[int]) -> PairBatch:
         """Pairs as a batch on the device."""
@@ -79,16 +110,10 @@ class Run:
 
     def mismatched_window(self, step: int) -> list[PairBatch]:
         """The step's micro-batches once more, each prompt with the responses of the next pair of the stream."""
-        training, world = self.config.training, self.accelerator.num_processes
-        size = training.per_device_train_batch_size
         indices = self.order.indices(step * self.pairs_per_step, self.pairs_per_step + 1)
-        starts = [
-            (micro * world + self.accelerator.process_index) * size
-            for micro in range(training.gradient_accumulation_steps)
-        ]
         return [
-            self.mismatched(self.pairs, indices[start : start + size], indices[start + 1 : start + size + 1])
-            for start in starts
+            self.mismatched(self.pairs, [indices[place] for place in group], [indices[place + 1] for place in group])
+            for group in self._micro_batches(indices)
         ]
 
     def mismatched(self, pairs: PairDataset, prompts: list[int], responses: list[int]) -> PairBatch:
@@ -152,6 +177,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         )
     if pairs.is_unpaired:
         check_single_responses(config)
+    check_token_budget(config, statistics.depends_on_micro_batch)
 
     torch.manual_seed(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)

@@ -96,6 +96,24 @@ def check_training(config: RunConfig, models: Models) -> None:
         )
 
 
+def check_token_budget(config: RunConfig, depends_on_micro_batch: bool) -> None:
+    """Raises ConfigError where `max_tokens_per_batch` would change what is computed, and not only how it is divided."""
+    if config.training.max_tokens_per_batch is None:
+        return
+    reasons = ["the objective compares the pairs of a micro-batch with each other"] if depends_on_micro_batch else []
+    for plan in config.adversaries:
+        if not plan.divergence.needs_critic:
+            continue
+        if plan.config.means_clock == "micro" or plan.config.schedule == "legacy":
+            reasons.append("the critics' means or steps are counted by micro-batches (means_clock, schedule)")
+        elif plan.config.means_detach == "policy":
+            reasons.append("means_detach: policy needs the whole step in one micro-batch")
+    if reasons:
+        raise ConfigError(
+            f"training.max_tokens_per_batch: {reasons[0]}, and a token budget makes micro-batches of any size; remove it"
+        )
+
+
 def packing_obstacles(config: RunConfig) -> list[str]:
     """What in a run speaks against packed rows, whatever the model."""
     reasons = []

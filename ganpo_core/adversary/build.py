@@ -17,6 +17,7 @@ from ganpo_core.adversary.official import ReleasedGame
 from ganpo_core.adversary.regularizer import DirectDistance, Gather, Reduce, Regularizer
 from ganpo_core.adversary.standard import Standard
 from ganpo_core.config import AdversaryPlan, RunConfig
+from ganpo_core.config.run import options_of
 from ganpo_core.errors import ConfigError
 from ganpo_core.schedules import make_scheduler
 from ganpo_core.types import Latents
@@ -69,6 +70,7 @@ def _build_game(
         cold = plan.config.spectral_norm == "forward"
         critics = [Critic(plan.discriminator, plan.latents, latent_dim, dtype, cold).to(device) for _ in range(2)]
     plan, notes = _settle_form(plan, critics[0])
+    notes += _resolved(plan)
     settings = plan.config
     rate = settings.learning_rate
     if rate is None:
@@ -112,6 +114,15 @@ def _settle_form(plan: AdversaryPlan, critic: Critic) -> tuple[AdversaryPlan, li
     settings = dataclasses.replace(plan.config, form="paired_score")
     note = f"adversary '{plan.name}': {name} offers no features, so the policy answers with form: paired_score"
     return dataclasses.replace(plan, config=settings), [note]
+
+
+def _resolved(plan: AdversaryPlan) -> Iterator[str]:
+    """What a preset came to, and what to read its estimate against."""
+    options = options_of(plan.config) | {"cross_weight": plan.cross_weight}
+    told = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+    yield f"adversary '{plan.name}': {told}"
+    low, high = plan.divergence.estimate_range
+    yield f"adversary '{plan.name}': its estimate lies between {low:.4g} and {high:.4g} for the best critic"
 
 
 @contextmanager

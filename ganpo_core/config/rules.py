@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ganpo_core.config.run import AdversaryPlan, options_of
+from ganpo_core.config.run import AdversaryPlan
 
 PAIRED_FORMS = ("paired_score", "anchor_score", "feature_matching")
 """Forms of the policy's answer that need nothing from the divergence but a critic."""
@@ -61,7 +61,7 @@ def step_problems(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[tuple
 
 
 def plan_notes(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[str]:
-    """What a user should know about a combination that is allowed, and what a preset came to."""
+    """What a user should know about a combination that is allowed."""
     where = f"adversary '{plan.name}'"
     if plan.config.weight == 0:
         yield f"{where}: weight is 0, so it is not built: this is plain preference optimisation"
@@ -74,9 +74,3 @@ def plan_notes(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[str]:
     if not plan.divergence.needs_critic:
         if plan.discriminator is not None:
             yield f"{where}: a direct distance uses no discriminator; that section is ignored"
-        return
-    options = options_of(plan.config) | {"cross_weight": plan.cross_weight}
-    resolved = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
-    yield f"{where}: {resolved}"
-    low, high = plan.divergence.estimate_range
-    yield f"{where}: its estimate lies between {low:.4g} and {high:.4g} for the best critic"

@@ -219,6 +219,10 @@ class TrainingConfig(Section):
     """Move the reference's weights towards the policy's; null keeps it frozen."""
     router_aux_loss_coef: NonNegativeFloat | None = None
     """Weight of the loss that balances a mixture's experts; null leaves it out."""
+    max_tokens_per_batch: PositiveInt | None = None
+    """Divide the step's pairs of each process into micro-batches of at most so many tokens, instead of
+    `gradient_accumulation_steps` of `per_device_train_batch_size` pairs; their product is still the pairs a step. A longer
+    pair is a micro-batch by itself."""
     packing: Literal["auto", "shared", "packed", "padded"] = "auto"
     """How pairs are given to the model. `shared`: one row without padding, each prompt once for both responses; `packed`:
     one row, each prompt twice; `padded`: two padded rows a pair. All three compute the same. `auto` shares where the model

@@ -6,6 +6,7 @@ given them, M response tokens, T response tokens of a row, P prompt tokens that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -34,6 +35,8 @@ class Segment(NamedTuple):
 class Layout:
     """The tokens of a batch as the model is given them, and the way back to the batch's rows."""
 
+    shape: tuple[int, int]
+    """N, S."""
     input_ids: Tensor
     """[R, L]."""
     position_ids: Tensor
@@ -42,8 +45,8 @@ class Layout:
     """[R, L] bool; None where there is no padding at all."""
     segments: tuple[Segment, ...]
     """One after the other in the single row; empty for padded rows."""
-    index: Tensor | None
-    """[N, S] into the R * L tokens, -1 where the batch has none; None where the rows are the batch's own."""
+    moves: tuple[Tensor, Tensor] | None
+    """Of each token of the batch, its place in N * S and in R * L; None where the rows are the batch's own."""
     scored: Tensor
     """[M] into the R * L tokens: whose state predicts each response token; rows in order."""
     targets: Tensor
@@ -59,15 +62,12 @@ class Layout:
 
     def rows(self, states: Tensor) -> Tensor:
         """[N, S, ...] from the model's [R, L, ...], differentiable; 0 where the batch has no token."""
-        if self.index is None:
+        if self.moves is None:
             return states
-        import torch
-
-        present = (self.index >= 0).flatten()
-        taken = states.flatten(0, 1).index_select(0, self.index.flatten()[present])
-        found = states.new_zeros((self.index.numel(), *states.shape[2:]))
-        found = found.index_copy(0, torch.nonzero(present).flatten(), taken)
-        return found.view(*self.index.shape, *states.shape[2:])
+        places, tokens = self.moves
+        found = states.new_zeros((math.prod(self.shape), *states.shape[2:]))
+        found = found.index_copy(0, places, states.flatten(0, 1).index_select(0, tokens))
+        return found.view(*self.shape, *states.shape[2:])
 
     def responses(self, values: Tensor) -> Tensor:
         """[N, T] from a value of each response token [M], differentiable; 0 beside them."""
@@ -115,11 +115,9 @@ def lay_out(
     sides = list(_sides(packing, lengths, width))
     source = _ranges((side.row * width, side.prompt + side.response) for side in sides)
     moved = _ranges(span for side in sides for span in ((side.start, side.prompt), (side.answer, side.response)))
-    index = torch.full((num_rows * width,), -1)
-    index[source] = moved
     if packing == "padded":
         taken = torch.tensor([side.row for side in sides])[:, None] * width + torch.arange(width)
-        valid = (index[taken] >= 0).to(device)
+        valid = torch.zeros(taken.numel(), dtype=torch.bool).index_fill(0, moved, True).view(taken.shape).to(device)
     else:
         taken = torch.empty(1, int(moved.max()) + 1, dtype=torch.long)
         taken[0, moved] = source  # a shared prompt is written twice, with the same tokens
@@ -137,11 +135,12 @@ def lay_out(
     as_given = packing == "padded" and len(sides) == num_rows
     taken = taken.to(device)
     return Layout(
+        shape=(num_rows, width),
         input_ids=input_ids.flatten()[taken],
         position_ids=position_ids.flatten()[taken],
         valid=valid,
         segments=() if packing == "padded" else tuple(_segments(packing, lengths)),
-        index=None if as_given else index.view(num_rows, width).to(device),
+        moves=None if as_given else (source.to(device), moved.to(device)),
         scored=scored.to(device),
         targets=input_ids.flatten()[targets.to(device)],
         places=_ranges((side.row * longest, side.response) for side in sides).to(device),

@@ -50,15 +50,13 @@ def packing_check(
     device = next(model.parameters()).device
     batch = collate([_shortened(pair) for pair in pairs], pad_token_id).to(device)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]), _evaluating(model):
-        expected, expected_NSH = _scored(model, batch, None)
+        expected, expected_RLH = _scored(model, batch, None)
         found, found_RLH = _scored(model, replace(batch, packing=packing), head)
     # Two copies of a prompt token add up where it is there once.
-    layout = replace(batch, packing=packing).layout
-    index = torch.arange(batch.input_ids.numel(), device=device) if layout.index is None else layout.index.flatten()
-    summed = torch.zeros_like(found_RLH).flatten(0, 1)
-    rows = replace(batch, packing="padded").layout.rows(expected_NSH).flatten(0, 1)
-    summed.index_add_(0, index[index >= 0], rows[index >= 0])
-    distance = (found_RLH.flatten(0, 1) - summed).norm() / summed.norm().clamp(min=1e-30)
+    summed_RLH = torch.zeros_like(found_RLH, requires_grad=True)
+    rows_NSH = replace(batch, packing=packing).layout.rows(summed_RLH)
+    (summed_RLH,) = torch.autograd.grad(rows_NSH, summed_RLH, batch.layout.rows(expected_RLH))
+    distance = (found_RLH - summed_RLH).norm() / summed_RLH.norm().clamp(min=1e-30)
     return Gap(float((found - expected).abs().max()), float(distance))
 
 

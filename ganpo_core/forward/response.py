@@ -82,7 +82,7 @@ def response_pass(
     Sides that hold no response are not run: their states are 0, and masked.
     """
     layout = batch.layout
-    takes_apart = head is not None and logps and not wanted.compares
+    takes_apart = head is not None and not (logps and wanted.compares)
     options = {} if takes_apart else _positions(model, batch, logps)
     if wanted.router_loss:
         options["output_router_logits"] = True

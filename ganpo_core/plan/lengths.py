@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Layout = Literal["padded", "packed", "shared"]
+from ganpo_core.data import Packing
 
 
 @dataclass(frozen=True)
@@ -52,20 +51,20 @@ class Lengths:
         """Tokens of a mean sequence."""
         return max(1, round(self.sequences / 2))
 
-    def tokens(self, layout: Layout, pairs: int) -> float:
+    def tokens(self, layout: Packing, pairs: int) -> float:
         """Positions computed for a mean pair in micro-batches of `pairs`, in the order of the data."""
         if layout == "padded":
             return float(np.mean([2 * group.max() * len(group) for group in self._groups(pairs)])) / self._size(pairs)
         return float(_positions(self.table, layout).mean())
 
-    def largest(self, layout: Layout, pairs: int) -> float:
+    def largest(self, layout: Packing, pairs: int) -> float:
         """Positions of the largest micro-batch of `pairs` that the data could make."""
         if layout == "padded":
             return float(2 * pairs * _sequences(self.table).max())
         longest = np.sort(_positions(self.table, layout))[::-1][:pairs]
         return float(longest.sum() * pairs / len(longest))
 
-    def attended(self, layout: Layout, pairs: int) -> float:
+    def attended(self, layout: Packing, pairs: int) -> float:
         """(query, key) positions of a mean pair, causal; sliding windows are counted as if they were whole."""
         prompt, chosen, rejected = self.table.astype(np.float64).T
         if layout == "padded":
@@ -93,6 +92,6 @@ def _sequences(table: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(np.where(responses > 0, responses + table[:, :1], 0))
 
 
-def _positions(table: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
+def _positions(table: NDArray[np.int64], layout: Packing) -> NDArray[np.int64]:
     rows = table if layout == "shared" else _sequences(table)
     return np.asarray(rows.sum(axis=1))

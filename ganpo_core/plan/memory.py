@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ganpo_core.config import RunConfig
+from ganpo_core.data import Packing
 from ganpo_core.models import DTYPES
 from ganpo_core.plan.critics import CriticMemory, Passes
-from ganpo_core.plan.lengths import Layout, Lengths
+from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.shape import ModelShape
 
 HEAD_CHUNK = 1024
@@ -32,7 +33,7 @@ def plan_memory(
     config: RunConfig,
     shape: ModelShape,
     lengths: Lengths,
-    layout: Layout,
+    layout: Packing,
     critics: Mapping[str, CriticMemory],
     processes: int,
 ) -> Memory:
@@ -76,7 +77,7 @@ def _reference(config: RunConfig, shape: ModelShape) -> float:
     return shape.weight_bytes
 
 
-def _activations(config: RunConfig, shape: ModelShape, lengths: Lengths, layout: Layout) -> float:
+def _activations(config: RunConfig, shape: ModelShape, lengths: Lengths, layout: Packing) -> float:
     positions = lengths.largest(layout, config.training.per_device_train_batch_size)
     if not config.training.gradient_checkpointing:
         return positions * shape.saved_per_token

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from ganpo_core.assemble import within_context
 from ganpo_core.config import AdversaryPlan, ModelConfig, RunConfig
-from ganpo_core.data import load_pairs
+from ganpo_core.data import Packing, load_pairs
 from ganpo_core.latents import read_latents
 from ganpo_core.models import DTYPES, base_model, load_skeleton, load_tokenizer
 from ganpo_core.plan.critics import CriticFlops, CriticMemory, plan_critic
-from ganpo_core.plan.lengths import Layout, Lengths
+from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.memory import Memory, plan_memory
 from ganpo_core.plan.shape import ModelShape, model_shape
 from ganpo_core.plan.work import Work, plan_work
@@ -28,7 +27,7 @@ class Plan:
 
     shape: ModelShape
     lengths: Lengths
-    layout: Layout
+    layout: Packing
     processes: int
     pairs_per_step: int
     """Over all micro-batches and processes."""
@@ -70,7 +69,7 @@ class Plan:
 
 
 def plan_run(
-    config: RunConfig, lengths: Lengths | None = None, processes: int = 1, layout: Layout | None = None
+    config: RunConfig, lengths: Lengths | None = None, processes: int = 1, layout: Packing | None = None
 ) -> Plan:
     """State what a run needs before a weight is loaded; `lengths` default to those of its data, `layout` to its own."""
     lengths = lengths or measured_lengths(config)
@@ -104,10 +103,10 @@ def measured_lengths(config: RunConfig) -> Lengths:
     return Lengths(pairs.lengths.astype("int64"), f"{len(pairs)} pairs of the data")
 
 
-def layout_of(config: RunConfig) -> Layout:
-    """How the run's batches are laid out."""
-    found: Layout | Literal["auto"] = getattr(config.training, "packing", "padded")
-    return "shared" if found == "auto" else found
+def layout_of(config: RunConfig) -> Packing:
+    """How the run's batches are laid out, if its model takes what `auto` tries first."""
+    packing = config.training.packing
+    return "shared" if packing == "auto" else packing
 
 
 def latent_dim(plan: AdversaryPlan, model: ModelConfig, width: int) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ganpo_core.config import RunConfig
+from ganpo_core.data import Packing
 from ganpo_core.plan.critics import CriticFlops, Passes
-from ganpo_core.plan.lengths import Layout, Lengths
+from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.shape import ModelShape
 
 AHEAD = "pass ahead of the policy's"
@@ -46,7 +47,7 @@ class Work:
 
 
 def plan_work(
-    config: RunConfig, shape: ModelShape, lengths: Lengths, layout: Layout, critics: Mapping[str, CriticFlops]
+    config: RunConfig, shape: ModelShape, lengths: Lengths, layout: Packing, critics: Mapping[str, CriticFlops]
 ) -> Work:
     """Count the step's passes; the optimizers' own arithmetic, norms and softmaxes are left out."""
     training, pairs = config.training, config.training.per_device_train_batch_size

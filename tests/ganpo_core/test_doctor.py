@@ -72,7 +72,7 @@ def test_a_head_that_does_more_is_found(tiny_run: MakeRun) -> None:
 
     run.models.policy.register_forward_hook(scaled)
     found = {finding.name: finding for finding in failures(run)}
-    assert set(found) == {"last layer", "same start", "one step"}
+    assert set(found) == {"last layer"}  # the run itself does not rely on it: it takes the model's own logits
     assert found["last layer"].line().startswith("FAILED  last layer       the head on layer -1 is within ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -87,6 +88,44 @@ def test_what_a_pair_must_know_of_the_others_comes_from_all_processes(
         assert ours.keys() == theirs.keys()
         for key in ours:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-6, atol=1e-9, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_shared_rows_in_two_processes_are_padded_rows_in_one(
+    parallelism: str, dtype: str, tiny_run: MakeRun, tmp_path: Path
+) -> None:
+    """Layers run again in the backward pass there, and not here; bfloat16 is compared by its losses alone."""
+    model = {"path": tiny_run()["model"]["path"], "dtype": dtype}
+    game = {**GAME, "adversary": {"weight_warmup_ratio": 0}}
+    options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None, "logging_steps": 1}
+    one = tiny_run(model=model, **game, training={**options, "per_device_train_batch_size": 4, "packing": "padded"})
+    alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
+    parts = {"per_device_train_batch_size": 2, "packing": "shared", "gradient_checkpointing": True}
+    two = {**one, "training": {**options, **parts, "parallelism": parallelism}, "output_dir": str(tmp_path / "two")}
+    launch(two, tmp_path / "two.yaml")
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (alone, tmp_path / "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6 if dtype == "float64" else 0.02)
+    if dtype == "float64":
+        ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (alone, tmp_path / "two"))
+        for key in ours:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-5, atol=1e-7, msg=key)
+
+
+def test_a_token_budget_gives_every_process_as_many_passes(tiny_run: MakeRun, tmp_path: Path) -> None:
+    model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
+    game = {**GAME, "adversary": {"weight_warmup_ratio": 0}}
+    options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None}
+    one = tiny_run(model=model, **game, training={**options, "per_device_train_batch_size": 8})
+    alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
+    parts = {"per_device_train_batch_size": 4, "max_tokens_per_batch": 60, "parallelism": "fsdp2"}
+    launch({**one, "training": {**options, **parts}, "output_dir": str(tmp_path / "two")}, tmp_path / "two.yaml")
+    ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (alone, tmp_path / "two"))
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-5, atol=1e-7, msg=key)
 
 
 def test_a_sharded_run_resumes_bit_for_bit(tiny_run: MakeRun, tmp_path: Path) -> None:

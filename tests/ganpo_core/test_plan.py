@@ -96,19 +96,24 @@ def test_with_adapters_only_they_are_trained(tmp_path: Path) -> None:
 # -- a tiny run, by hand -------------------------------------------------------------------------------------------------
 
 
-def test_flops_of_a_tiny_run_are_those_counted_by_hand(tiny_run: Callable[..., dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("packing", "forward"), [("padded", 149_632), ("auto", 107_648)])
+def test_flops_of_a_tiny_run_are_those_counted_by_hand(
+    packing: str, forward: int, tiny_run: Callable[..., dict[str, Any]]
+) -> None:
     """Width 16, two layers of 4 * 16^2 + 3 * 16 * 32 = 2560 parameters, head 28 * 16 = 448; prompt 4, responses 3.
 
-    Padded: 14 positions and 7^2 = 49 attended pairs; forward 2 * 5120 * 14 + 4 * 16 * 2 * 49 = 149,632; backward twice
-    that; head 2 * 448 * 6 = 5376 forward, twice that backward, once more recomputed; the reference forward only.
+    Padded: 14 positions and 7^2 = 49 attended pairs; forward 2 * 5120 * 14 + 4 * 16 * 2 * 49 = 149,632. Shared: 10 positions
+    and (4^2 + 3^2 + 3^2) / 2 + 4 * 6 = 41 pairs; 2 * 5120 * 10 + 4 * 16 * 2 * 41 = 107,648. Backward twice that; head
+    2 * 448 * 6 = 5376 forward, twice that backward, once more recomputed; the reference forward only.
     """
-    plan = plan_run(load_run(tiny_run()), Lengths.assumed(4, 3))
+    training = {**tiny_run()["training"], "packing": packing}
+    plan = plan_run(load_run(tiny_run(training=training)), Lengths.assumed(4, 3))
     assert plan.work.parts == {
-        "policy forward": 149_632,
-        "policy backward": 299_264,
+        "policy forward": forward,
+        "policy backward": 2 * forward,
         "policy head": 16_128,
         "recomputed head": 5376,
-        "reference forward": 149_632,
+        "reference forward": forward,
         "reference head": 5376,
     }
     assert plan.work.overhead == plan.work.overhead_of_critics == 1
@@ -227,13 +232,16 @@ def test_the_passes_are_those_that_the_game_makes(tiny_run: Callable[..., dict[s
     config = load_run(tiny_run(**{**PAPER, "discriminator": critic}))
     (plan,) = config.adversaries
     device = torch.device("cpu")
-    (game,), _ = build_regularizers(config, lambda plan: 8, torch.float32, device, 3, lambda tensor: tensor)
+    one = Latents(torch.zeros(2, 4, 8), torch.ones(2, 4, dtype=torch.bool))
+    (game,), _ = build_regularizers(
+        config, lambda plan, count: iter([one]), torch.float32, device, 3, lambda tensor: tensor, lambda rows: rows
+    )
     mask = torch.ones(2, 16, dtype=torch.bool)
     policy, reference = torch.randn(2, 16, 8, requires_grad=True), torch.randn(2, 16, 8)
     batch = LatentBatch(Latents(policy, mask), Latents(reference, mask), torch.tensor([16.0, 16.0]))
     game.begin_step(0, 1)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), Counting() as counter:
-        penalty = game.penalty(batch, Totals(1, batch.num_selected), MetricSums(device))
+        penalty = game.penalty(batch, Totals(1, batch.num_selected, batch.num_rows), MetricSums(device))
         torch.autograd.grad(penalty, policy)
     assert plan.discriminator is not None
     per_token = critic_flops_per_token(plan.discriminator, 8, 16).per_pair_token(Passes.of(plan))

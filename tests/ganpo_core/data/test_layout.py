@@ -40,7 +40,7 @@ def test_a_packed_row_has_the_sequences_back_to_back() -> None:
 def test_padded_rows_are_the_batchs_own() -> None:
     batch = collate(PAIRS, 0)
     found = batch.layout
-    assert torch.equal(found.input_ids, batch.input_ids) and found.index is None and found.segments == ()
+    assert torch.equal(found.input_ids, batch.input_ids) and found.moves is None and found.segments == ()
     assert found.valid is not None and torch.equal(found.valid, batch.tokens.valid)
     assert found.scored.tolist() == [1, 4, 5, 6, 9, 10, 12]
     assert [part.tolist() for part in found.twins] == [[0, 1, 4], [8, 9, 12]]
