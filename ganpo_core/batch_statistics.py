@@ -124,4 +124,7 @@ def _masks(batch: PairBatch) -> PairLogps:
     chosen, rejected = (
         TokenLogps(torch.full_like(part, torch.nan, dtype=torch.float32), part) for part in torch.split(mask, pairs)
     )
-    return PairLogps(chosen, rejected)
+    prompt = batch.layout.prompts.mask
+    return PairLogps(
+        chosen, rejected, prompt=TokenLogps(torch.full_like(prompt, torch.nan, dtype=torch.float32), prompt)
+    )

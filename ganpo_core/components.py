@@ -36,7 +36,7 @@ Probability = Annotated[float, Ge(0), Le(1)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 """In [0, 1)."""
 
-Need = Literal["token_ids", "preference"]
+Need = Literal["token_ids", "preference", "prompt"]
 """What an objective may name in `needs`."""
 
 OPTIONS: dict[str, Any] = {

@@ -61,7 +61,11 @@ def needs_of(objective: Objective) -> Iterator[str]:
     for statistic in sorted(objective.token_statistics):
         yield f"per token: {statistic}"
     for need in sorted(objective.needs):
-        yield {"token_ids": "the response tokens", "preference": "the column `preference`"}[need]
+        yield {
+            "token_ids": "the response tokens",
+            "preference": "the column `preference`",
+            "prompt": "the prompts' own log-probabilities",
+        }[need]
     for kind in dict.fromkeys(objective.batch_statistics.values()):
         yield {
             "lengths": "the step's number of tokens",

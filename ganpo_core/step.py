@@ -51,7 +51,12 @@ def policy_pass(run: Run, batch: PairBatch, logps: bool = True, against: Tensor 
     """
     objective, routes = run.config.objective, run.config.training.router_aux_loss_coef is not None
     wanted = Wanted(
-        "policy", objective.token_statistics, "token_ids" in objective.needs, against, router_loss=logps and routes
+        "policy",
+        objective.token_statistics,
+        token_ids="token_ids" in objective.needs,
+        prompt="prompt" in objective.needs,
+        reference_logits=against,
+        router_loss=logps and routes,
     )
     return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head)
 

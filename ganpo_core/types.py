@@ -76,6 +76,8 @@ class PairLogps:
     rejected: TokenLogps
     preference: Tensor | None = None
     """[B], the probability that the chosen response is the better one, where the data say; on the policy's."""
+    prompt: TokenLogps | None = None
+    """The prompt's own tokens after the first, [B, P], given to objectives that name `prompt` in `needs`; on the policy's."""
     opponents: tuple[PairLogps, ...] = ()
     """Past iterates of self-play on the same responses, oldest first; on the reference's. Empty in the first round."""
     batch: Mapping[str, Tensor] = field(default_factory=dict)

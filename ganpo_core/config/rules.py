@@ -71,6 +71,5 @@ def plan_notes(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[str]:
             f"{where}: the divergence compares the rows of a micro-batch with each other, so "
             "gradient_accumulation_steps changes it; prefer larger micro-batches, or distances of single tokens"
         )
-    if not plan.divergence.needs_critic:
-        if plan.discriminator is not None:
-            yield f"{where}: a direct distance uses no discriminator; that section is ignored"
+    if not plan.divergence.needs_critic and plan.discriminator is not None:
+        yield f"{where}: a direct distance uses no discriminator; that section is ignored"

@@ -31,6 +31,23 @@ class Segment(NamedTuple):
     """Tokens of the branch, which follow the run: the rejected response, or none."""
 
 
+class Predicted(NamedTuple):
+    """Some tokens of a batch, by the state that predicts each."""
+
+    scored: Tensor
+    """[M] into the R * L tokens."""
+    targets: Tensor
+    """[M], the tokens."""
+    places: Tensor
+    """[M] into `mask`, flattened."""
+    mask: Tensor
+    """[B, P] bool, left-aligned."""
+
+    def placed(self, values: Tensor) -> Tensor:
+        """[B, P] from a value of each token [M], differentiable; 0 beside them."""
+        return values.new_zeros(self.mask.numel()).index_copy(0, self.places, values).view(self.mask.shape)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The tokens of a batch as the model is given them, and the way back to the batch's rows."""
@@ -55,6 +72,8 @@ class Layout:
     """[M] into N * T: where each response token stands among the left-aligned responses."""
     mask: Tensor
     """[N, T] bool, True on response tokens."""
+    prompts: Predicted
+    """Each pair's prompt after its first token, once."""
     twins: tuple[Tensor, Tensor]
     """[P] each into the R * L tokens: the two copies of prompts that both sides of a pair carry."""
     derived: dict[object, object] = field(default_factory=dict, compare=False, repr=False)
@@ -132,6 +151,15 @@ def lay_out(
     by_row = {side.row: side for side in sides}
     partners = [(by_row.get(row), by_row.get(row + len(lengths))) for row in range(len(lengths))]
     copies = [(one, two) for one, two in partners if one and two and packing != "shared"]
+    asked = [one or two for one, two in partners]
+    spans = [(side.start, side.row * width, max(side.prompt - 1, 0)) if side else (0, 0, 0) for side in asked]
+    longest_prompt = max(count for _, _, count in spans)
+    prompts = Predicted(
+        _ranges((start, count) for start, _, count in spans).to(device),
+        input_ids.flatten()[_ranges((row + 1, count) for _, row, count in spans).to(device)],
+        _ranges((pair * longest_prompt, count) for pair, (_, _, count) in enumerate(spans)).to(device),
+        (torch.arange(longest_prompt) < torch.tensor([[count] for _, _, count in spans])).to(device),
+    )
     as_given = packing == "padded" and len(sides) == num_rows
     taken = taken.to(device)
     return Layout(
@@ -145,6 +173,7 @@ def lay_out(
         targets=input_ids.flatten()[targets.to(device)],
         places=_ranges((side.row * longest, side.response) for side in sides).to(device),
         mask=(torch.arange(longest) < counts[:, None]).to(device),
+        prompts=prompts,
         twins=(
             _ranges((one.start, one.prompt) for one, _ in copies).to(device),
             _ranges((two.start, two.prompt) for _, two in copies).to(device),

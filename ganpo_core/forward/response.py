@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ganpo_core.data import Layout, PairBatch
@@ -55,6 +56,8 @@ class Wanted:
     """Of TOKEN_STATISTICS; each pass gives those that are its own."""
     token_ids: bool = False
     """Whether the response tokens themselves are given."""
+    prompt: bool = False
+    """Whether the prompts' own tokens are scored too."""
     reference_logits: Tensor | None = None
     """`Pass.logits` of the reference on the same batch."""
     router_loss: bool = False
@@ -83,7 +86,10 @@ def response_pass(
     """
     layout = batch.layout
     takes_apart = head is not None and not (logps and wanted.compares)
-    options = {} if takes_apart else _positions(model, batch, logps)
+    options = {} if takes_apart or (logps and wanted.prompt) else _positions(model, batch, logps)
+    scored, targets = layout.scored, layout.targets
+    if wanted.prompt:
+        scored, targets = torch.cat([scored, layout.prompts.scored]), torch.cat([targets, layout.prompts.targets])
     if wanted.router_loss:
         options["output_router_logits"] = True
     packed = None
@@ -105,12 +111,12 @@ def response_pass(
         names = {name for name in wanted.token_statistics if TOKEN_STATISTICS[name] == wanted.side}
         linear = output_layer(model)
         assert isinstance(linear, nn.Linear)
-        states_MH = read["states"].flatten(0, 1).index_select(0, layout.scored)
-        logps_M, statistics = head.logps(linear, states_MH, layout.targets, names)
+        states_MH = read["states"].flatten(0, 1).index_select(0, scored)
+        logps_M, statistics = head.logps(linear, states_MH, targets, names)
         return Pass(_pair_logps(logps_M, statistics, batch, wanted), layout, states, router_loss=router_loss)
-    logits_MV = _at_responses(output.logits, layout)
+    logits_MV = _at(scored, output.logits, layout)
     logps_M, statistics = logps_and_statistics(
-        logits_MV, layout.targets, wanted.token_statistics, wanted.side, wanted.reference_logits
+        logits_MV, targets, wanted.token_statistics, wanted.side, wanted.reference_logits
     )
     kept = logits_MV if wanted.compares and wanted.side == "reference" else None
     return Pass(_pair_logps(logps_M, statistics, batch, wanted), layout, states, kept, router_loss)
@@ -129,16 +135,21 @@ def _positions(model: nn.Module, batch: PairBatch, logps: bool) -> dict[str, Any
     return {"logits_to_keep": layout.input_ids.shape[1] - first}
 
 
-def _at_responses(logits_RKV: Tensor, layout: Layout) -> Tensor:
+def _at(scored: Tensor, logits_RKV: Tensor, layout: Layout) -> Tensor:
     (num_rows, num_positions), num_kept = layout.input_ids.shape, logits_RKV.shape[1]
-    if num_rows == 1 and num_kept == len(layout.scored):
+    if num_rows == 1 and num_kept == len(scored) and num_kept < num_positions:
         return logits_RKV[0]  # chosen by index
-    row_M, position_M = layout.scored // num_positions, layout.scored % num_positions
+    row_M, position_M = scored // num_positions, scored % num_positions
     return logits_RKV[row_M, position_M - (num_positions - num_kept)]
 
 
 def _pair_logps(logps_M: Tensor, statistics: Mapping[str, Tensor], batch: PairBatch, wanted: Wanted) -> PairLogps:
-    layout, pairs = batch.layout, batch.num_pairs
+    layout, pairs, prompt = batch.layout, batch.num_pairs, None
+    if wanted.prompt:
+        num_responses = len(layout.scored)
+        prompt = TokenLogps(layout.prompts.placed(logps_M[num_responses:]), layout.prompts.mask)
+        logps_M = logps_M[:num_responses]
+        statistics = {name: values[:num_responses] for name, values in statistics.items()}
     given = {name: layout.responses(values) for name, values in {**statistics, "logps": logps_M}.items()}
     ids_NT = layout.responses(layout.targets) if wanted.token_ids else None
 
@@ -146,4 +157,4 @@ def _pair_logps(logps_M: Tensor, statistics: Mapping[str, Tensor], batch: PairBa
         own = {name: given[name][part] for name in statistics}
         return TokenLogps(given["logps"][part], layout.mask[part], own, None if ids_NT is None else ids_NT[part])
 
-    return PairLogps(side(slice(pairs)), side(slice(pairs, None)))
+    return PairLogps(side(slice(pairs)), side(slice(pairs, None)), prompt=prompt)

@@ -23,7 +23,7 @@ from ganpo_core.testing.expect import (
 from ganpo_core.types import PairLogps, PairLoss, TokenLogps
 
 NUM_PAIRS, NUM_TOKENS = 5, 6
-CHOSEN_LENGTHS, REJECTED_LENGTHS = (4, 1, 3, 2, 6), (2, 5, 1, 6, 4)
+CHOSEN_LENGTHS, REJECTED_LENGTHS, PROMPT_LENGTHS = (4, 1, 3, 2, 6), (2, 5, 1, 6, 4), (1, 3, 0, 2, 5)
 
 
 def check_objective(objective: Objective) -> None:
@@ -173,6 +173,8 @@ class _Check:
             return TokenLogps(logps, mask, statistics, ids)
 
         pairs = PairLogps(side(CHOSEN_LENGTHS), side(REJECTED_LENGTHS))
+        if "prompt" in self.objective.needs:
+            pairs = replace(pairs, prompt=side(PROMPT_LENGTHS))
         if "preference" in self.objective.needs:
             chance = 0.5 + 0.5 * torch.rand(NUM_PAIRS, generator=generator, dtype=torch.float64)
             pairs = replace(pairs, preference=chance)
@@ -221,6 +223,8 @@ def _rows(pairs: PairLogps, index: Tensor) -> PairLogps:
         return TokenLogps(take(tokens.logps), take(tokens.mask), _mapped(tokens.statistics, take), ids)
 
     moved = _each(pairs, rows)
+    if pairs.prompt is not None:
+        moved = replace(moved, prompt=rows(pairs.prompt))
     return moved if pairs.preference is None else replace(moved, preference=take(pairs.preference))
 
 

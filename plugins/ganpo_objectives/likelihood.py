@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ganpo_core import (
     BatchStatistic,
+    Need,
     NonNegativeFloat,
     Objective,
     PairLogps,
@@ -37,11 +39,15 @@ class Likelihood(Objective):
         return {"chosen_length": "lengths"} if self.sft_norm == "token_mean" else {}
 
     def batch_values(self, policy: PairLogps, reference: PairLogps | None) -> Mapping[str, Tensor]:
-        return {"chosen_length": policy.chosen.length}
+        return {"chosen_length": self.imitated(policy).length}
+
+    def imitated(self, policy: PairLogps) -> TokenLogps:
+        """The tokens whose likelihood counts."""
+        return policy.chosen
 
     def nll(self, policy: PairLogps) -> Tensor:
-        """[B], the negative log-likelihood of the chosen responses."""
-        return negative_log_likelihood(policy.chosen, self.sft_norm, policy.batch.get("chosen_length"))
+        """[B], the negative log-likelihood of what is imitated."""
+        return negative_log_likelihood(self.imitated(policy), self.sft_norm, policy.batch.get("chosen_length"))
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,27 @@ class ORPO(Likelihood):
     Source: arXiv 2403.07691.
     TRL: ORPOTrainer's loss; its `beta` is lam.
     Departs: TRL averages the likelihood term over the tokens of a batch (`sft_norm: token_mean`), and counts the prompts'
-    tokens among them; here it is of responses alone, as in the paper.
+    tokens among them (`with_prompt: true`); here it is of responses alone, as in the paper.
     When: a base model is tuned and aligned in one go.
     """
 
     lam: NonNegativeFloat = 0.1
     """Weight of the odds ratio."""
+    with_prompt: bool = False
+    """Learn the prompt's tokens too, after its first."""
+
+    @property
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """The prompts' log-probabilities, where they are learned."""
+        return frozenset({"prompt"}) if self.with_prompt else frozenset()
+
+    def imitated(self, policy: PairLogps) -> TokenLogps:
+        chosen, prompt = policy.chosen, policy.prompt
+        if not self.with_prompt:
+            return chosen
+        if prompt is None:
+            raise ValueError("with_prompt needs the prompts' log-probabilities, `PairLogps.prompt`")
+        return TokenLogps(torch.cat([prompt.logps, chosen.logps], 1), torch.cat([prompt.mask, chosen.mask], 1))
 
     def loss(self, policy: PairLogps, reference: PairLogps | None) -> PairLoss:
         log_odds = _log_odds(policy.chosen) - _log_odds(policy.rejected)

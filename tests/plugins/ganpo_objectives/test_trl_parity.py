@@ -60,6 +60,7 @@ SAME = [
     # CPO has no reference: it is ours against one that gives every response probability 1.
     ("cpo", "cpo_ipo", "ipo", {"beta": 0.1}),
     ("orpo", "orpo", "orpo", {"lam": 0.1, "sft_norm": "token_mean"}),
+    ("orpo", "orpo_with_prompts", "orpo", {"lam": 0.1, "sft_norm": "token_mean", "with_prompt": True}),
     ("orpo", "orpo_strong", "orpo", {"lam": 1.5, "sft_norm": "token_mean"}),
 ]
 UNPAIRED = [
@@ -78,7 +79,9 @@ def recorded(batch: dict[str, Any], name: str) -> PairLogps:
         TokenLogps(rows.logps[part], rows.mask[part], {key: value[part] for key, value in rows.statistics.items()})
         for part in (slice(half), slice(half, None))
     ]
-    return PairLogps(*sides)
+    values, pairs = batch["values"], slice(half)
+    prompt = TokenLogps(torch.tensor(values["prompt"], dtype=torch.float64)[pairs], torch.tensor(values["prompt_mask"])[pairs])
+    return PairLogps(*sides, prompt=prompt)
 
 
 def recorded_rows(batch: dict[str, Any], name: str) -> TokenLogps:
