@@ -37,6 +37,8 @@ def head_input(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not inputs:
+            raise TrainingError(f"{type(base_model(model)).__name__} hands states to its output layer by name")
         found["states"] = inputs[0]
         return (inputs[0][:, :1], *inputs[1:])
 
