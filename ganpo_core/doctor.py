@@ -6,16 +6,16 @@ Another check is another function in `CHECKS`. Shape suffixes: S positions, V wo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ganpo_core.assemble import Run
-from ganpo_core.data import PairBatch, TokenPair
+from ganpo_core.data import Packing, PairBatch, TokenPair
 from ganpo_core.errors import TrainingError
-from ganpo_core.forward import capture
+from ganpo_core.forward import capture, layout_tolerance, packing_check
 from ganpo_core.metrics import MetricSums
 from ganpo_core.models import base_model, text_config
 from ganpo_core.step import START_GAP, policy_pass, reference_pass, train_step
@@ -23,6 +23,9 @@ from ganpo_core.types import Layer
 
 EXACT, ROUNDED = 1e-3, 0.1
 """Nats a token by which equal computations may differ, with float32 weights and with shorter ones."""
+PACKED: tuple[Packing, ...] = ("packed", "shared")
+PROBES = 3
+"""Pairs on which layouts are compared."""
 PADDING = 7
 """Positions of padding that the checks add."""
 
@@ -176,12 +179,27 @@ def one_step(patient: Patient) -> Finding:
     return Finding("one step", found["grad_norm"] > 0, said, "the objective does not reach the trained weights")
 
 
+def layouts(patient: Patient) -> Finding:
+    """Padded rows, packed rows and rows that share their prompts give the same log-probabilities and gradients."""
+    run, name = patient.run, "layouts"
+    if run.plan.packing == "padded":
+        said = next((note for note in run.notes if note.startswith("training.packing:")), "the run file asks for padded rows")
+        return Finding(name, True, said.removeprefix("training.packing: "))
+    head = None if run.plan.head is None else replace(run.plan.head, dtype=None)
+    pairs, pad = run.pairs[:PROBES], run.models.tokenizer.pad_token_id
+    gaps = {packing: packing_check(patient.model, packing, head, pairs, pad) for packing in PACKED}
+    said = "; ".join(f"{packing} and padded rows {gap}" for packing, gap in gaps.items())
+    ok = all(gap.within(layout_tolerance(patient.model)) for gap in gaps.values())
+    return Finding(name, ok, said, "set training.packing: padded, and report the architecture")
+
+
 CHECKS: tuple[Callable[[Patient], Finding], ...] = (
     vocabulary,
     last_layer,
     right_padding,
     left_padding,
     determinism,
+    layouts,
     same_start,
     one_step,
 )

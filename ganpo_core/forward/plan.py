@@ -20,6 +20,7 @@ TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4, torch.bfloat16: 0.3, torc
 """By how much layouts may differ, for the dtype of the weights: in nats of a token's log-probability, and in the relative
 norm of the gradient at the embeddings. Norms in float32 round even a float64 model."""
 
+
 @dataclass(frozen=True)
 class PassPlan:
     """What every forward pass of a run has in common."""
@@ -78,7 +79,7 @@ def _usable_head(model: nn.Module, pairs: Sequence[TokenPair], pad: int, dtype: 
         gap = packing_check(model, "padded", replace(head, dtype=None), pairs, pad)
     except TrainingError as error:
         return str(error)
-    if not gap.within(_tolerance(model)):
+    if not gap.within(layout_tolerance(model)):
         return f"{type(base_model(model)).__name__} does more than a linear layer with them ({gap})"
     return head
 
@@ -88,7 +89,7 @@ def _attends(model: nn.Module, name: str, packing: Packing, head: Head | None, p
     former = use_segment_attention(model, name)
     try:
         gap = packing_check(model, packing, None if head is None else replace(head, dtype=None), pairs, pad)
-        if gap.within(_tolerance(model)):
+        if gap.within(layout_tolerance(model)):
             return ""
         reason = f"{type(base_model(model)).__name__} computes something else in a packed row ({gap})"
     except (TrainingError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -124,5 +125,6 @@ def _implementations(attention: str, device: torch.device) -> tuple[str, ...]:
     return (BLOCKS,) if attention == "flex_attention" else (BLOCKS, FUSED)
 
 
-def _tolerance(model: nn.Module) -> float:
+def layout_tolerance(model: nn.Module) -> float:
+    """By how much the layouts of a model may differ."""
     return TOLERANCE.get(next(model.parameters()).dtype, 0.0)

@@ -72,7 +72,7 @@ def test_a_head_that_does_more_is_found(tiny_run: MakeRun) -> None:
 
     run.models.policy.register_forward_hook(scaled)
     found = {finding.name: finding for finding in failures(run)}
-    assert set(found) == {"last layer"}  # the run itself does not rely on it: it takes the model's own logits
+    assert set(found) == {"last layer", "layouts"}
     assert found["last layer"].line().startswith("FAILED  last layer       the head on layer -1 is within ")
 
 
@@ -94,7 +94,7 @@ def test_a_model_that_reads_padding_is_found(tiny_run: MakeRun) -> None:
     for model in (run.models.policy, run.models.reference):
         assert model is not None
         model.get_input_embeddings().register_forward_hook(recurrent)  # type: ignore[operator]
-    assert [finding.name for finding in failures(run)] == ["left padding"]
+    assert [finding.name for finding in failures(run)] == ["left padding", "layouts"]
 
 
 def test_a_model_that_cannot_be_trained_is_found(tiny_run: MakeRun) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ganpo_core.data import Packing, PairBatch, TokenPair, collate
 from ganpo_core.errors import TrainingError
-from ganpo_core.forward import Pass, response_pass
+from ganpo_core.forward import Pass, Wanted, response_pass
 from ganpo_core.forward.attention import FUSED, PLAIN, use_segment_attention
 from ganpo_core.forward.head import Head, find_head
 from ganpo_core.models import checkpoint_activations
@@ -186,3 +186,28 @@ def test_a_model_that_does_not_attend_by_segments_is_not_trusted_with_a_packed_r
     model = make_model(architecture)
     with pytest.raises(TrainingError, match=r"0 of 3 layers of \w+ attended by segments"):
         run(model, ragged_batches["shared"])
+
+
+@pytest.mark.parametrize("packing", ["padded", *PACKED])
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_prompts_are_scored_where_they_are_asked_for(
+    name: str, packing: Packing, make_model: MakeModel, ragged_batches: dict[Packing, PairBatch], ragged_pairs: list[TokenPair]
+) -> None:
+    """Each prompt's tokens after the first, once a pair, as the model's own logits on the prompt alone have them."""
+    model = make_model(name)
+    if packing != "padded":
+        use_segment_attention(model, FUSED)
+    batch, wanted = ragged_batches[packing], Wanted(prompt=True, token_statistics=frozenset({"log_sum_sq_probs"}))
+    plain = run(model, batch)
+    for head in (None, own_head(model)):
+        found = response_pass(model, model, batch, wanted=wanted, head=head)
+        assert found.logps is not None and found.logps.prompt is not None
+        prompt = found.logps.prompt
+        assert prompt.mask.sum(1).tolist() == [len(pair.prompt) - 1 for pair in ragged_pairs]
+        for row, pair in enumerate(ragged_pairs):
+            ids = torch.tensor([pair.prompt])
+            alone = make_model(name)(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+            torch.testing.assert_close(prompt.logps[row][prompt.mask[row]], alone, rtol=0, atol=1e-5)
+        for mine, expected in zip(sides(found), sides(plain), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
+        assert found.logps.chosen.statistics["log_sum_sq_probs"].shape == found.logps.chosen.logps.shape
