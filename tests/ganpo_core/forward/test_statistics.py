@@ -38,7 +38,7 @@ def both_passes(models: tuple[nn.Module, nn.Module], batch: PairBatch) -> tuple[
     policy, reference = models
     with torch.no_grad():
         anchor = response_pass(reference, reference, batch, wanted=Wanted("reference", NAMES))
-    found = response_pass(policy, policy, batch, wanted=Wanted("policy", NAMES, True, anchor.logits))
+    found = response_pass(policy, policy, batch, wanted=Wanted("policy", NAMES, token_ids=True, reference_logits=anchor.logits))
     assert found.logps is not None and anchor.logps is not None
     return found.logps, anchor.logps
 
