@@ -49,7 +49,9 @@ def best_estimate(divergence: Divergence, shift: float) -> float:
         scores_G = critic(grid_G[:, None])[:, 0]
         valid = torch.ones(NUM_POINTS, dtype=torch.bool)
         means = [(scores_G * weight).sum() if divergence.baseline == "group_mean" else None for weight in weights]
-        return [WeightedScores(scores_G, valid, mean, weight) for mean, weight in zip(means, weights, strict=True)]
+        return [
+            WeightedScores(scores_G, valid, mean, weights=weight) for mean, weight in zip(means, weights, strict=True)
+        ]
 
     for _ in range(NUM_STEPS):
         optimizer.zero_grad()

@@ -1,6 +1,6 @@
 """The paper's critic: a small Transformer encoder over the latents of a row.
 
-Shape suffixes: N rows, S positions, H latent width, D the critic's width, A attention heads.
+Shape suffixes: N rows, S positions, H latent width, D the critic's width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ganpo_core import Discriminator, Fraction, PositiveInt
 from ganpo_discriminators.layers import linear_layer, masked_mean
+from ganpo_discriminators.rows import PaddedRows, TightRows, rows_of
 
 Overlong = Literal["keep_first", "keep_last"]
 
@@ -80,14 +81,11 @@ class TransformerCritic(nn.Module):
     def features(self, states: Tensor, mask: Tensor) -> Tensor:
         """[N, S, D], the encoder's output; 0 at positions that are not read."""
         rank_NS, read_NS = self._ranks(mask)
-        unread_NS1 = ~read_NS[..., None]
-        hidden_NSD: Tensor = self.project_in(states.masked_fill(unread_NS1, 0.0)) + self.positions(rank_NS)
-        # A row without a single key would be 0/0 in the softmax: let it attend to its first position; `score` drops it.
-        attend_NS = read_NS.clone()
-        attend_NS[:, 0] |= ~read_NS.any(1)
+        rows = rows_of(read_NS)
+        hidden: Tensor = self.project_in(rows.tokens(states)) + self.positions(rows.ranks(rank_NS))
         for layer in self.layers:
-            hidden_NSD = layer(hidden_NSD, attend_NS)
-        return hidden_NSD.masked_fill(unread_NS1, 0.0)
+            hidden = layer(hidden, rows)
+        return rows.positions(hidden)
 
     def score(self, features: Tensor, mask: Tensor) -> Tensor:
         """[N], from what `features` returned."""
@@ -122,22 +120,14 @@ class EncoderLayer(nn.Module):
         self.ffn_out = linear_layer(ffn_dim, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden_NSD: Tensor, attend_NS: Tensor) -> Tensor:
-        """[N, S, D]; tokens attend to the positions of `attend_NS`, at least one a row."""
-        hidden_NSD = hidden_NSD + self.dropout(self._attention(self.attention_norm(hidden_NSD), attend_NS))
-        inner = self.dropout(F.gelu(self.ffn_in(self.ffn_norm(hidden_NSD))))
-        result: Tensor = hidden_NSD + self.dropout(self.ffn_out(inner))
+    def forward(self, hidden: Tensor, rows: PaddedRows | TightRows) -> Tensor:
+        """As `hidden`, [..., D]: tokens laid out as `rows` does it, each attending to those of its row."""
+        hidden = hidden + self.dropout(self._attention(self.attention_norm(hidden), rows))
+        inner = self.dropout(F.gelu(self.ffn_in(self.ffn_norm(hidden))))
+        result: Tensor = hidden + self.dropout(self.ffn_out(inner))
         return result
 
-    def _attention(self, hidden_NSD: Tensor, attend_NS: Tensor) -> Tensor:
-        split = self.query_key_value(hidden_NSD).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = split.transpose(1, 3).unbind(2)  # [N, A, S, D/A] each
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attend_NS[:, None, None],
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
-        out: Tensor = self.attention_out(mixed.transpose(1, 2).flatten(2))
+    def _attention(self, hidden: Tensor, rows: PaddedRows | TightRows) -> Tensor:
+        dropout = self.dropout.p if self.training else 0.0
+        out: Tensor = self.attention_out(rows.attend(self.query_key_value(hidden), self.num_heads, dropout))
         return out

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from ganpo_discriminators import transformer
+from ganpo_discriminators.rows import PaddedRows, TightRows
 from ganpo_discriminators.transformer import EncoderLayer, Transformer
 from torch import nn
 
@@ -15,11 +19,16 @@ def build(**options: object) -> nn.Module:
     return Transformer(**{**SMALL, **options}).build(4)  # type: ignore[arg-type]
 
 
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
 def all_valid(states: torch.Tensor) -> torch.Tensor:
     return torch.ones(states.shape[:2], dtype=torch.bool)
 
 
-def test_encoder_layer_equals_torch_s_pre_norm_layer() -> None:
+@pytest.mark.parametrize("way", [PaddedRows, TightRows])
+def test_encoder_layer_equals_torch_s_pre_norm_layer(way: Callable[[torch.Tensor], PaddedRows | TightRows]) -> None:
     torch.manual_seed(0)
     ours = EncoderLayer(width=16, num_heads=2, ffn_dim=24, dropout=0.0)
     theirs = nn.TransformerEncoderLayer(16, 2, 24, 0.0, nn.functional.gelu, batch_first=True, norm_first=True)
@@ -34,10 +43,34 @@ def test_encoder_layer_equals_torch_s_pre_norm_layer() -> None:
     state = {old + end: ours.state_dict()[new + end] for old, new in names.items() for end in ("weight", "bias")}
     theirs.load_state_dict(state)
     states = torch.randn(3, 5, 16)
-    attend = torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
-    torch.testing.assert_close(
-        ours(states, attend)[attend], theirs(states, src_key_padding_mask=~attend)[attend], atol=1e-6, rtol=1e-5
-    )
+    read = torch.arange(5) < torch.tensor([5, 2, 1])[:, None]
+    rows = way(read)
+    found = rows.positions(ours(rows.tokens(states), rows))
+    torch.testing.assert_close(found[read], theirs(states, src_key_padding_mask=~read)[read], atol=1e-6, rtol=1e-5)
+
+
+def test_rows_without_padding_give_the_scores_and_gradients_of_padded_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 5, 0, 3 and 1 tokens, one of them with a gap."""
+    read = torch.arange(5) < torch.tensor([5, 0, 4, 1])[:, None]
+    read[2, 1] = False
+    found = []
+    for way in (TightRows, PaddedRows):
+        monkeypatch.setattr(transformer, "rows_of", way)
+        module, states = build().double(), torch.randn(4, 5, 4, dtype=torch.float64, generator=generator())
+        states.requires_grad_()
+        scores = module(states, read)
+        weights = list(module.parameters())
+        gradients = torch.autograd.grad((scores * torch.arange(1, 5)).sum(), [states, *weights])
+        found.append([scores, module.features(states, read), *gradients])  # type: ignore[operator]
+    for tight, padded in zip(*found, strict=True):
+        torch.testing.assert_close(tight, padded, atol=1e-12, rtol=1e-10)
+
+
+def test_rows_without_a_single_token_score_0() -> None:
+    module = build().double()
+    scores = module(torch.randn(2, 3, 4, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.bool))
+    assert scores.tolist() == [0.0, 0.0]
+    scores.sum().backward()
 
 
 def test_training_and_evaluation_agree_without_dropout() -> None:

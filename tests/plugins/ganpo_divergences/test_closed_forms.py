@@ -54,7 +54,9 @@ def groups(critic: Tensor, shift: float, baselines: bool = False) -> tuple[Score
     valid = torch.ones(len(GRID), dtype=torch.bool)
     weights = (density(shift), density(0.0))
     means = [(critic * weight).sum() if baselines else None for weight in weights]
-    first, second = (WeightedScores(critic, valid, mean, weight) for mean, weight in zip(means, weights, strict=True))
+    first, second = (
+        WeightedScores(critic, valid, mean, weights=weight) for mean, weight in zip(means, weights, strict=True)
+    )
     return first, second
 
 
@@ -114,7 +116,7 @@ def test_a_spectrally_normed_network_nearly_shows_wasserstein() -> None:
     def estimate() -> Tensor:
         scores = module(states, mask)
         weights = [density(mean)[::8] / density(mean)[::8].sum() for mean in (1.0, 0.0)]
-        return divergence.estimate(*(WeightedScores(scores, mask[:, 0], None, weight) for weight in weights))
+        return divergence.estimate(*(WeightedScores(scores, mask[:, 0], weights=weight) for weight in weights))
 
     module.train()  # spectral norms iterate
     for _ in range(300):
@@ -125,9 +127,7 @@ def test_a_spectrally_normed_network_nearly_shows_wasserstein() -> None:
     assert 0.8 <= estimate().item() <= 1.01
 
 
-@pytest.mark.parametrize(
-    ("shift", "value"), [(0.0, 0.0), (0.5, 0.2228), (1.0, 0.5726), (2.0, 1.0208), (4.0, 1.3281)]
-)
+@pytest.mark.parametrize(("shift", "value"), [(0.0, 0.0), (0.5, 0.2228), (1.0, 0.5726), (2.0, 1.0208), (4.0, 1.3281)])
 def test_ragan_under_the_best_slope_of_at_most_one(shift: float, value: float) -> None:
     slopes = torch.linspace(0, 1, 101, dtype=torch.float64)
     best = max(RaGAN().estimate(*groups(slope * GRID, shift, baselines=True)).item() for slope in slopes)
@@ -183,7 +183,9 @@ def test_an_unrestricted_critic_separates_almost_equal_distributions() -> None:
         critic = (upper - lower) / (weights[0] * upper).sum()
         estimates = []
         for size in (0.5, 1.0, 2.0, 4.0, 6.0, 8.0):
-            first, second = (WeightedScores(size * critic, valid, (size * critic * w).sum(), w) for w in weights)
+            first, second = (
+                WeightedScores(size * critic, valid, (size * critic * w).sum(), weights=w) for w in weights
+            )
             estimates.append(RaGAN().estimate(first, second).item())
         return max(estimates)
 
@@ -244,7 +246,9 @@ def test_wasserstein_cross_term_cancels_the_policy() -> None:
     other = Scores(torch.zeros(2, dtype=torch.float64), valid)
     for name in ("wasserstein", "hinge"):
         divergence = ganpo_divergences()[name]()
-        quad = divergence.critic_loss(other, Scores(policy, valid)) + divergence.critic_loss(Scores(policy, valid), other)
+        quad = divergence.critic_loss(other, Scores(policy, valid)) + divergence.critic_loss(
+            Scores(policy, valid), other
+        )
         (force,) = torch.autograd.grad(quad, policy)
         assert force.abs().max() < 1e-15
         assert not divergence.allows_cross
@@ -259,12 +263,18 @@ def test_ordering_of_distances_on_paired_samples() -> None:
     of = {
         name: component("divergence", name, **options).distance(Latents(policy, mask), Latents(reference, mask)).item()  # type: ignore[attr-defined]
         for name, options in {
-            "mean": {}, "frechet": {}, "mse": {}, "sliced_wasserstein": {"num_directions": 8}, "coral": {},
+            "mean": {},
+            "frechet": {},
+            "mse": {},
+            "sliced_wasserstein": {"num_directions": 8},
+            "coral": {},
         }.items()
     }
     assert of["mean"] <= of["frechet"] <= 8 * of["mse"]
     assert of["sliced_wasserstein"] <= of["mse"]
-    full = component("divergence", "frechet", covariance="full").distance(Latents(policy, mask), Latents(reference, mask))  # type: ignore[attr-defined]
+    full = component("divergence", "frechet", covariance="full").distance(
+        Latents(policy, mask), Latents(reference, mask)
+    )  # type: ignore[attr-defined]
     assert of["mean"] <= full.item() <= 8 * of["mse"]
     shifted = component("divergence", "coral").distance(Latents(reference + 3.0, mask), Latents(reference, mask))  # type: ignore[attr-defined]
     assert shifted.item() == pytest.approx(0.0, abs=1e-25)
