@@ -203,7 +203,7 @@ class TrainingConfig(Section):
     """Share of the steps, unless `warmup_steps` is given."""
     warmup_steps: NonNegativeInt | None = None
     """Steps of warm-up."""
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit"] = "adamw_torch"
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit"] = "adamw_torch_fused"
     """The policy's optimizer."""
     weight_decay: NonNegativeFloat = 0.0
     """Of the policy's AdamW."""

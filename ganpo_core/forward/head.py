@@ -1,11 +1,12 @@
-"""Log-probabilities of response tokens from what the head reads, chunk by chunk: their logits never exist together.
+"""Log-probabilities of response tokens from what the head reads, tile by tile: their logits never exist together.
 
-Shape suffixes: M response tokens, H width of the head's input, V words; C tokens of a chunk.
+Shape suffixes: M response tokens, H width of the head's input, V words; C tokens and W words of a tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
-from ganpo_core.forward.statistics import OF_ONE
+from ganpo_core.forward.tiles import HeadSettings, Tile, add_product, parts_of, tiles
 from ganpo_core.models import base_model, output_layer, text_config
 
-CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
-"""Logits held at a time: 64 MB of float32 on a CPU; on a GPU enough tokens to fill a matrix product."""
-
-HEAD_STATISTICS = (*OF_ONE, "top1")
+HEAD_STATISTICS = ("log_sum_sq_probs", "normalized_entropy", "top1")
 """What may be asked for beside the log-probabilities, without gradient; `top1` is 1 where the token is the likeliest."""
 
 
@@ -40,7 +38,7 @@ class Head:
         names = tuple(name for name in HEAD_STATISTICS if name in statistics)
         weight = linear.weight
         weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
-        settings = _Settings(self.softcap, self.dtype or weight.dtype, names)
+        settings = HeadSettings(self.softcap, self.dtype or weight.dtype, names)
         found = _ResponseLogps.apply(states_MH, weight, linear.bias, target_M, settings)  # type: ignore[no-untyped-call]
         return found[0], dict(zip(names, found[1:], strict=True))
 
@@ -57,15 +55,8 @@ def find_head(model: nn.Module, dtype: torch.dtype) -> Head | str:
     return Head(None if cap is None else float(cap), dtype if dtype == torch.bfloat16 else None)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    softcap: float | None
-    dtype: torch.dtype
-    statistics: tuple[str, ...]
-
-
 class _ResponseLogps(torch.autograd.Function):
-    """`log_softmax(head(states))[target]`. The backward pass makes each chunk's logits again.
+    """`log_softmax(head(states))[target]`. The backward pass makes each tile's logits again.
 
     With a frozen weight the gradient of each log-probability by its state is found in the forward pass, where the
     softmax is at hand, and the backward pass only scales it.
@@ -73,32 +64,24 @@ class _ResponseLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states_MH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_M: Tensor, settings: _Settings
+        ctx: Any, states_MH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_M: Tensor, settings: HeadSettings
     ) -> tuple[Tensor, ...]:
         wide = torch.promote_types(states_MH.dtype, torch.float32)
-        normalizer_M, logps_M = (torch.empty(len(target_M), dtype=wide, device=states_MH.device) for _ in range(2))
-        given = {name: torch.empty_like(logps_M) for name in settings.statistics}
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1] and not ctx.needs_input_grad[2]
-        slope_MH = torch.empty_like(states_MH) if frozen else None
-        for part, chunk in _chunks(states_MH, weight_VH, bias_V, settings, wide):
-            target = target_M[part, None]
-            chosen = chunk.logits.gather(1, target).squeeze(1)
-            largest = chunk.logits.amax(1)
-            shifted_CV = chunk.logits.sub_(largest[:, None])
-            for name in settings.statistics:
-                given[name][part] = (chosen >= largest).to(wide) if name == "top1" else OF_ONE[name](shifted_CV)
-            sum_C = shifted_CV.exp_().sum(1)
-            normalizer_M[part] = largest + sum_C.log()
-            logps_M[part] = chosen - normalizer_M[part]
-            if slope_MH is not None:
-                shifted_CV.div_(-sum_C[:, None])
-                chunk.slope_(target)
-                slope_MH[part] = chunk.times_weight()
+        parts = [
+            _read(states_MH[part], weight_VH, bias_V, target_M[part], settings, wide, frozen)
+            for part in parts_of(states_MH, weight_VH)
+        ]
+        sums = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         ctx.settings = settings
         ctx.frozen = frozen
-        ctx.save_for_backward(*((slope_MH,) if frozen else (states_MH, weight_VH, bias_V, target_M, normalizer_M)))
-        ctx.mark_non_differentiable(*given.values())
-        return logps_M, *given.values()
+        if frozen:
+            ctx.save_for_backward(sums["slope"].to(states_MH.dtype))
+        else:
+            ctx.save_for_backward(states_MH, weight_VH, bias_V, target_M, sums["normalizer"])
+        given = [sums[name] for name in settings.statistics]
+        ctx.mark_non_differentiable(*given)
+        return sums["logps"], *given
 
     @staticmethod
     @once_differentiable
@@ -108,23 +91,28 @@ class _ResponseLogps(torch.autograd.Function):
             return (slope_MH * gradient_M[:, None]).to(slope_MH.dtype), None, None, None, None
         states_MH, weight_VH, bias_V, target_M, normalizer_M = ctx.saved_tensors
         for_states, for_weight, for_bias = ctx.needs_input_grad[:3]
-        wide = normalizer_M.dtype
-        states_grad = torch.empty_like(states_MH) if for_states else None
-        # One buffer for all chunks: a gradient of its own for each would be as large as the weight every time.
-        weight_grad = torch.zeros_like(weight_VH, dtype=wide) if for_weight else None
+        wide, settings = normalizer_M.dtype, ctx.settings
+        states_grad = torch.zeros_like(states_MH, dtype=wide) if for_states else None
+        # Written tile by tile: a gradient of its own for each would be as large as the weight every time.
+        weight_grad = torch.empty_like(weight_VH, dtype=wide) if for_weight else None
         bias_grad = torch.zeros_like(bias_V, dtype=wide) if for_bias else None
-        for part, chunk in _chunks(states_MH, weight_VH, bias_V, ctx.settings, wide):
-            chunk.logits.sub_(normalizer_M[part, None]).exp_().neg_()
-            chunk.slope_(target_M[part, None])
-            chunk.logits.mul_(gradient_M[part, None])
-            if states_grad is not None:
-                states_grad[part] = chunk.times_weight()
-            if weight_grad is not None:
-                chunk.add_outer_(weight_grad)
-            if bias_grad is not None:
-                bias_grad += chunk.logits.sum(0)
+        for part in parts_of(states_MH, weight_VH):
+            target, gradient_C1 = target_M[part], gradient_M[part, None]
+            for tile in tiles(states_MH[part], weight_VH, bias_V, settings, wide, with_slope=True):
+                slope_CW = tile.logits.sub_(normalizer_M[part, None]).exp_().neg_()
+                place_C1, inside_C1 = tile.find(target)
+                slope_CW.scatter_add_(1, place_C1, inside_C1.to(wide))
+                if tile.cap_slope is not None:
+                    slope_CW.mul_(tile.cap_slope)
+                slope_CW.mul_(gradient_C1)
+                if states_grad is not None:
+                    add_product(states_grad[part], slope_CW, tile.weight)
+                if weight_grad is not None:
+                    add_product(weight_grad[tile.words], slope_CW.T, tile.states, is_first=part.start == 0)
+                if bias_grad is not None:
+                    bias_grad[tile.words] += slope_CW.sum(0)
         return (
-            states_grad,
+            None if states_grad is None else states_grad.to(states_MH.dtype),
             None if weight_grad is None else weight_grad.to(weight_VH.dtype),
             None if bias_grad is None else bias_grad.to(bias_V.dtype),
             None,
@@ -132,59 +120,81 @@ class _ResponseLogps(torch.autograd.Function):
         )
 
 
+def _read(
+    states_CH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    target_C: Tensor,
+    settings: HeadSettings,
+    wide: torch.dtype,
+    with_slope: bool,
+) -> dict[str, Tensor]:
+    """Log-probabilities, normalizers, statistics and, if asked, slopes [C, H] by the states, from one run over the words."""
+    sums = _Sums.start(states_CH, settings, wide, with_slope)
+    chosen_C = torch.zeros_like(sums.largest)
+    for tile in tiles(states_CH, weight_VH, bias_V, settings, wide, with_slope):
+        place_C1, inside_C1 = tile.find(target_C)
+        chosen_C = torch.where(inside_C1, tile.logits.gather(1, place_C1), chosen_C[:, None])[:, 0]
+        sums.add(tile)
+    normalizer_C = sums.largest + sums.total.log()
+    found = {"logps": chosen_C - normalizer_C, "normalizer": normalizer_C}
+    if sums.squares is not None:
+        found["log_sum_sq_probs"] = sums.squares.log() - 2 * sums.total.log()
+    if sums.weighted is not None:
+        found["normalized_entropy"] = (sums.total.log() - sums.weighted / sums.total) / math.log(len(weight_VH))
+    if "top1" in settings.statistics:
+        found["top1"] = (chosen_C >= sums.largest).to(wide)
+    if sums.mean is not None:
+        own_CH = weight_VH[target_C].to(wide)
+        if settings.softcap is not None:
+            own_CH *= 1 - (chosen_C[:, None] / settings.softcap).square()
+        found["slope"] = own_CH - sums.mean / sums.total[:, None]
+    return found
+
+
 @dataclass
-class _Chunk:
-    """The logits of some tokens, in a buffer that is overwritten by the softmax and by its slope."""
+class _Sums:
+    """Sums over the words read so far, of each token; all are relative to the largest logit among them."""
 
-    logits: Tensor
-    """[C, V]."""
-    capped: Tensor | None
-    """[C, V], tanh(linear / softcap); None where logits are not capped."""
-    states: Tensor
-    """[C, H]."""
-    weight: Tensor
-    """[V, H], in the dtype of the products."""
+    largest: Tensor
+    """[C], x* = max x."""
+    total: Tensor
+    """[C], of e = exp(x - x*)."""
+    squares: Tensor | None = None
+    """[C], of e^2."""
+    weighted: Tensor | None = None
+    """[C], of (x - x*) e."""
+    mean: Tensor | None = None
+    """[C, H], of e times the cap's slope times the word's weight."""
 
-    def slope_(self, target_C1: Tensor) -> None:
-        """In place: minus the softmax becomes the slope of the log-probability by the linear layer's output."""
-        one = torch.ones((), dtype=self.logits.dtype, device=target_C1.device).expand(target_C1.shape)
-        self.logits.scatter_add_(1, target_C1, one)
-        if self.capped is not None:
-            self.logits.mul_(self.capped.square_().neg_().add_(1))
+    @classmethod
+    def start(cls, states_CH: Tensor, settings: HeadSettings, wide: torch.dtype, with_slope: bool) -> _Sums:
+        """Before the first word."""
+        zero_C = states_CH.new_zeros(len(states_CH), dtype=wide)
+        # The lowest number rather than -inf: a tile whose words are all masked out stays finite.
+        return cls(
+            torch.full_like(zero_C, torch.finfo(wide).min),
+            zero_C,
+            zero_C if "log_sum_sq_probs" in settings.statistics else None,
+            zero_C if "normalized_entropy" in settings.statistics else None,
+            states_CH.new_zeros(states_CH.shape, dtype=wide) if with_slope else None,
+        )
 
-    def times_weight(self) -> Tensor:
-        """[C, H], the slope carried through the linear layer."""
-        return self.logits.to(self.weight.dtype) @ self.weight
-
-    def add_outer_(self, total_VH: Tensor) -> None:
-        """Add the slope's product with the states to the weight's gradient."""
-        if self.states.dtype == total_VH.dtype:
-            total_VH.addmm_(self.logits.T, self.states)
-        else:
-            total_VH.add_(self.logits.to(self.states.dtype).T @ self.states)
-
-
-def _chunks(
-    states_MH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, settings: _Settings, wide: torch.dtype
-) -> Iterator[tuple[slice, _Chunk]]:
-    num_tokens, num_words = len(states_MH), len(weight_VH)
-    size = max(1, min(num_tokens, CHUNK_ELEMENTS.get(states_MH.device.type, CHUNK_ELEMENTS["cpu"]) // num_words))
-    weight_VH = weight_VH.to(settings.dtype)
-    shape, device = (size, num_words), states_MH.device
-    # Written again for every chunk: a fresh 64 MB each time costs a CPU more than the softmax.
-    product_CV = torch.empty(shape, dtype=settings.dtype, device=device)
-    wide_CV = product_CV if settings.dtype == wide else torch.empty(shape, dtype=wide, device=device)
-    tanh_CV = None if settings.softcap is None else torch.empty(shape, dtype=wide, device=device)
-    for start in range(0, num_tokens, size):
-        states_CH = states_MH[start : start + size].to(settings.dtype)
-        used = len(states_CH)
-        with torch.autocast(device.type, enabled=False):
-            torch.mm(states_CH, weight_VH.T, out=product_CV[:used])
-        logits_CV = wide_CV[:used] if wide_CV is product_CV else wide_CV[:used].copy_(product_CV[:used])
-        if bias_V is not None:
-            logits_CV += bias_V
-        capped_CV = None
-        if settings.softcap is not None and tanh_CV is not None:
-            capped_CV = torch.tanh(logits_CV.div_(settings.softcap), out=tanh_CV[:used])
-            torch.mul(capped_CV, settings.softcap, out=logits_CV)
-        yield slice(start, start + used), _Chunk(logits_CV, capped_CV, states_CH, weight_VH)
+    def add(self, tile: Tile) -> None:
+        """Read a tile; its logits are overwritten."""
+        largest_C = torch.maximum(self.largest, tile.logits.amax(1))
+        step_C = (self.largest - largest_C).clamp(min=-1e4)  # finite: 0 * inf would be NaN before the first word
+        factor_C = step_C.exp()
+        shifted_CW = tile.logits.sub_(largest_C[:, None])
+        kept_CW = None if self.weighted is None else shifted_CW.clamp(min=-1e4)
+        e_CW = shifted_CW.exp_()
+        if self.weighted is not None and kept_CW is not None:
+            old_C = (self.weighted + step_C * self.total) * factor_C
+            self.weighted = old_C + kept_CW.mul_(e_CW).sum(1)
+        self.total = self.total * factor_C + e_CW.sum(1)
+        if self.squares is not None:
+            self.squares = self.squares * factor_C.square() + e_CW.square().sum(1)
+        if self.mean is not None:
+            self.mean.mul_(factor_C[:, None])
+            add_product(self.mean, e_CW if tile.cap_slope is None else e_CW.mul_(tile.cap_slope), tile.weight)
+        self.largest = largest_C

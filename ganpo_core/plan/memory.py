@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 from ganpo_core.config import RunConfig
 from ganpo_core.data import Packing
+from ganpo_core.forward.tiles import LOGITS_HELD
 from ganpo_core.models import DTYPES
 from ganpo_core.plan.critics import CriticMemory, Passes
 from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.shape import ModelShape
-
-HEAD_CHUNK = 1024
-"""Positions whose logits are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,10 @@ def plan_memory(
             resident[f"critics of '{plan.name}'"] = 2 * (held.weights + 3 * held.trained)
     if processes > 1 and not sharded:
         resident["gradient buckets of ddp"] = float(shape.trainable_bytes)
+    positions = lengths.largest(layout, training.per_device_train_batch_size)
     passing: dict[str, float] = {
         "activations": _activations(config, shape, lengths, layout),
-        "head chunk": 2 * HEAD_CHUNK * shape.vocabulary * 4.0,
+        "logits held at a time": 2 * 4.0 * min(LOGITS_HELD["cuda"], positions * shape.vocabulary),
     }
     if sharded:
         passing["gathered weights"] = 2.0 * shape.largest_unit * half

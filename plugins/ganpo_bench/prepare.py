@@ -63,7 +63,7 @@ def from_shape(
         "objective": {"use": "dpo", "beta": BETA},
         "training": {
             "gradient_checkpointing": checkpointing,
-            "optim": "adamw_torch" if dtype == "float32" else "adamw_torch_fused",
+            "optim": "adamw_torch_fused",
         },
         "output_dir": str(folder / "run"),
     }

@@ -29,7 +29,7 @@ class PaddedRows:
 
     def attend(self, query_key_value: Tensor, num_heads: int, dropout: float) -> Tensor:
         """[N, S, D] from [N, S, 3 D]: every token over the tokens of its row."""
-        split = query_key_value.unflatten(-1, (3, num_heads, -1))
+        split = query_key_value.reshape(*self.read.shape, 3, num_heads, -1)
         query_NASE, key_NASE, value_NASE = split.transpose(1, 3).unbind(2)
         # A row without a single key would be 0/0 in the softmax: let it attend to its first position.
         allowed_NS = self.read.clone()
@@ -63,8 +63,8 @@ class TightRows:
     def attend(self, query_key_value: Tensor, num_heads: int, dropout: float) -> Tensor:
         """[M, D] from [M, 3 D]: every token over the tokens of its row."""
         found = []
-        for row in query_key_value.split([length for length in self.lengths if length]):
-            query_AME, key_AME, value_AME = row.unflatten(-1, (3, num_heads, -1)).permute(1, 2, 0, 3)
+        for row in torch.split(query_key_value, [length for length in self.lengths if length]):
+            query_AME, key_AME, value_AME = row.reshape(len(row), 3, num_heads, -1).permute(1, 2, 0, 3)
             mixed_AME = F.scaled_dot_product_attention(query_AME, key_AME, value_AME, dropout_p=dropout)
             found.append(mixed_AME.transpose(0, 1).flatten(1))
         return torch.cat(found) if found else query_key_value[:, : query_key_value.shape[-1] // 3]
@@ -72,7 +72,7 @@ class TightRows:
     def positions(self, tokens: Tensor) -> Tensor:
         """[N, S, D] from what `tokens` was made into; 0 at what is not read."""
         flat = tokens.new_zeros(self.shape.numel(), tokens.shape[-1]).index_copy(0, self.places_M, tokens)
-        return flat.unflatten(0, self.shape)
+        return flat.view(*self.shape, tokens.shape[-1])
 
 
 def rows_of(read_NS: Tensor) -> PaddedRows | TightRows:

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.forward import head as module
+from ganpo_core.forward import tiles
 from ganpo_core.forward.head import Head
 
 TOKENS, WIDTH, WORDS = 7, 5, 11
 
 
-@pytest.fixture(autouse=True, params=[22, 55, 10_000], ids=["chunks_of_2", "chunks_of_5", "one_chunk"])
-def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits held at a time: 2 or 5 tokens of 11 words, or all."""
-    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", request.param)
+@pytest.fixture(autouse=True, params=[(22, 4), (28, 2), (10_000, 11)], ids=["parts_of_5", "words_4_by_4", "one_tile"])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 tokens and 11 words in tiles of 5 tokens by 4 words, of all tokens by 4 words, or in one."""
+    logits_held, fewest_words = request.param
+    monkeypatch.setitem(tiles.LOGITS_HELD, "cpu", logits_held)
+    monkeypatch.setattr(tiles, "FEWEST_WORDS", fewest_words)
 
 
 def made(bias: bool = False, dtype: torch.dtype = torch.float64) -> tuple[nn.Linear, Tensor, Tensor]:
@@ -89,11 +92,12 @@ def test_statistics_are_the_formulas_and_carry_no_gradient() -> None:
         assert not found[name].requires_grad
 
 
-def test_a_word_masked_out_of_the_vocabulary_leaves_everything_finite() -> None:
+@pytest.mark.parametrize("masked", [[3], [0, 1, 2, 3]], ids=["one", "a_tile"])
+def test_words_masked_out_of_the_vocabulary_leave_everything_finite(masked: list[int]) -> None:
     linear, states, target = made(bias=True)
     with torch.no_grad():
-        linear.bias[3] = -torch.inf
-    target = target.masked_fill(target == 3, 4)
+        linear.bias[masked] = -torch.inf
+    target = target.masked_fill(target <= 3, 4)
     logps, found = Head(None, None).logps(linear, states, target, module.HEAD_STATISTICS)
     logps.sum().backward()
     assert states.grad is not None
@@ -129,11 +133,11 @@ def test_bfloat16_products_give_float32_log_probabilities_and_float32_weight_gra
 
 
 def test_no_tensor_of_all_logits_exists() -> None:
-    """The largest tensor made is the weight's gradient or a chunk; all logits together are never held."""
+    """The largest tensor made is the weight's gradient or a tile; all logits together are never held."""
     linear, states, target = made(dtype=torch.float32)
     sizes: list[int] = []
     for size in (22, 10_000):
-        module.CHUNK_ELEMENTS["cpu"] = size
+        tiles.LOGITS_HELD["cpu"] = size
         sizes.append(largest(lambda: Head(None, None).logps(linear, states, target)[0].sum().backward()))
     assert sizes == [WIDTH * WORDS, TOKENS * WORDS]
 
