@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 @dataclass(frozen=True)
@@ -77,4 +78,6 @@ class TightRows:
 
 def rows_of(read_NS: Tensor) -> PaddedRows | TightRows:
     """The way of computing rows that suits the device."""
-    return TightRows(read_NS) if read_NS.device.type == "cpu" else PaddedRows(read_NS)
+    # Where a plan is made, tensors have shapes and no values: nobody knows where the padding is.
+    has_lengths = read_NS.device.type == "cpu" and not isinstance(read_NS, FakeTensor)
+    return TightRows(read_NS) if has_lengths else PaddedRows(read_NS)
