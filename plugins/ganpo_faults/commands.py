@@ -26,18 +26,22 @@ def faults(
     from ganpo_faults.families import FAMILIES
     from ganpo_faults.site import Site
     from ganpo_faults.table import write_json, write_table
+    from ganpo_faults.trial import Trial
 
     known = {family.name: family for family in FAMILIES}
     if unknown := [name for name in only or () if name not in known]:
         raise typer.BadParameter(f"--only: '{unknown[0]}' is none of {', '.join(known)}")
     chosen = [known[name] for name in dict.fromkeys(only or known)]
-    results, seconds = {}, {}
+    results: dict[str, list[Trial]] = {}
+    seconds: dict[str, float] = {}
     with TemporaryDirectory(prefix="ganpo-faults-") as temporary:
         root = folder or Path(temporary)
+        if folder is not None and folder.is_dir() and any(folder.iterdir()):
+            raise typer.BadParameter(f"--folder: {folder} is not empty")
         for family in chosen:
             count = trials or (family.short if short else family.trials)
             start = time.monotonic()
-            found = results[family.name] = []
+            found = results.setdefault(family.name, [])
             with Site(root / family.name, seed) as site:
                 for trial in family.run(site, count):
                     found.append(trial)

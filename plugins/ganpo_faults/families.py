@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ganpo_faults import same
+from ganpo_faults import kills, same
 from ganpo_faults.trial import Family
 
-FAMILIES: tuple[Family, ...] = (same.FAMILY,)
+FAMILIES: tuple[Family, ...] = (kills.ALONE, kills.TOGETHER, same.FAMILY)

@@ -6,14 +6,20 @@ killed, stopped and limited as any other, and it saves the seconds that imports 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+_ENDED: dict[int, int] = {}
+"""Exit codes of runs that have ended, by process."""
 
 
 def serve() -> None:
@@ -22,14 +28,9 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     # What a run imports on its way, imported once. Nothing here starts a thread, so that a fork is safe.
-    import accelerate
-    import datasets
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
-    import ganpo_core.training
-
-    del accelerate, datasets
-    answers = {"start": _start, "wait": _wait}
+    for name in ("datasets", "transformers.models.llama.modeling_llama", "ganpo_core.training", "ganpo_core.replay"):
+        importlib.import_module(name)
+    answers: dict[str, Callable[..., Any]] = {"start": _start, "wait": _wait}
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(answers[request.pop("do")](**request)), flush=True)
@@ -68,9 +69,11 @@ def _wait(pid: int, timeout: float) -> Any:
     """The exit code, minus the signal for a killed process, or null if it still runs after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
+        if pid in _ENDED:
+            return _ENDED[pid]
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            _ENDED[pid] = os.waitstatus_to_exitcode(status)
         if time.monotonic() >= deadline:
             return None
         time.sleep(0.002)

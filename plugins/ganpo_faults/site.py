@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,12 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
         os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        with suppress(ProcessLookupError):
+            self.send(signal.SIGKILL)
+        self.wait()
 
     def output(self) -> str:
         """Everything it printed."""
