@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ganpo_faults import kills, same
+from ganpo_faults import damage, disks, kills, numbers, same, signals, soak
 from ganpo_faults.trial import Family
 
-FAMILIES: tuple[Family, ...] = (kills.ALONE, kills.TOGETHER, same.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    kills.ALONE,
+    kills.TOGETHER,
+    signals.FAMILY,
+    damage.FAMILY,
+    numbers.FAMILY,
+    disks.FAMILY,
+    soak.FAMILY,
+    same.FAMILY,
+)

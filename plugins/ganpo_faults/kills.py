@@ -13,7 +13,7 @@ from ganpo_faults.site import GAME, Site, write_pairs
 from ganpo_faults.state import differences, final_state, last_line
 from ganpo_faults.trial import Family, Trial
 
-STEPS = 12
+STEPS = 8
 LONGEST_SAVE = 0.03
 """Seconds into a save at which it is stopped at most; a save that was faster is let go, and the next one stopped."""
 

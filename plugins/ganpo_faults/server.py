@@ -18,6 +18,15 @@ from pathlib import Path
 from typing import Any
 
 
+IMPORTED = (
+    "datasets",
+    "peft",
+    "transformers.conversion_mapping",
+    "transformers.models.llama.modeling_llama",
+    "transformers.optimization",
+    "ganpo_core.replay",
+    "ganpo_core.training",
+)
 _ENDED: dict[int, int] = {}
 """Exit codes of runs that have ended, by process."""
 
@@ -28,8 +37,11 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     # What a run imports on its way, imported once. Nothing here starts a thread, so that a fork is safe.
-    for name in ("datasets", "transformers.models.llama.modeling_llama", "ganpo_core.training", "ganpo_core.replay"):
+    for name in IMPORTED:
         importlib.import_module(name)
+    from ganpo_core.plugins import load_plugins
+
+    load_plugins().entries()
     answers: dict[str, Callable[..., Any]] = {"start": _start, "wait": _wait}
     for line in sys.stdin:
         request = json.loads(line)
