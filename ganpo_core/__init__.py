@@ -27,8 +27,8 @@ from ganpo_core.errors import (
     ConfigError,
     DataError,
     GanpoError,
-    Interrupted,
     PluginError,
+    StoppedError,
     TrainingError,
 )
 from ganpo_core.hookspecs import hookimpl
@@ -61,7 +61,6 @@ __all__ = [
     "Fraction",
     "GanpoError",
     "GeneratorForm",
-    "Interrupted",
     "LatentExtractor",
     "Latents",
     "Layer",
@@ -80,6 +79,7 @@ __all__ = [
     "Scores",
     "Source",
     "StepReport",
+    "StoppedError",
     "TokenLogps",
     "TokenMap",
     "TrainingError",
@@ -110,7 +110,7 @@ def train(
 
     `overrides` are `{"objective.beta": 0.2}` or `["objective.beta=0.2"]`; relative paths are relative to the run
     file, or to the working folder for a mapping. `allow` are keys that may differ from the run that is resumed. Raises
-    GanpoError for whatever a user can fix, and Interrupted, with everything saved, after SIGTERM or SIGINT.
+    GanpoError for whatever a user can fix, and StoppedError, with everything saved, after SIGTERM or SIGINT.
     """
     from ganpo_core.config import load_run
     from ganpo_core.training import run_training

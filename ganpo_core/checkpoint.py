@@ -100,7 +100,7 @@ def restore_checkpoint(run: Run, metrics: MetricSums, say: Callable[[str], None]
             if flaw is None:
                 named.append(str(folder))
                 return
-            say(f"checkpoint {folder.name} is not used: {flaw}; falling back to the one before it")
+            say(f"checkpoint {folder.name} is not used: {flaw}; falling back to what was before it")
 
     on_main(run.accelerator, choose)
     (chosen,) = broadcast([named[0] if named else None])

@@ -48,7 +48,7 @@ class NotFiniteError(TrainingError):
         super().__init__(message)
 
 
-class Interrupted(GanpoError):
+class StoppedError(GanpoError):
     """A signal stopped the run; what it had saved is whole."""
 
     def __init__(self, number: int, when: str) -> None:

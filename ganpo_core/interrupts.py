@@ -10,7 +10,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from ganpo_core.errors import Interrupted
+from ganpo_core.errors import StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_PRESS = 1.0
@@ -48,5 +48,5 @@ class Interrupts:
             return
         self.number, self._since = number, time.monotonic()
         if not self.can_finish:
-            raise Interrupted(number, "before the first step")
+            raise StoppedError(number, "before the first step")
         print(f"{name}: finishing this step, then saving; once more to stop at once", file=sys.stderr, flush=True)

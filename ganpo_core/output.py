@@ -58,7 +58,7 @@ class OutputFolder:
         if self._descriptor is None:
             return
         try:
-            here, held = os.stat(self.path / LOCK), os.fstat(self._descriptor)
+            here, held = (self.path / LOCK).stat(), os.fstat(self._descriptor)
             same = (here.st_dev, here.st_ino) == (held.st_dev, held.st_ino)
         except OSError:
             same = False

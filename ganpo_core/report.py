@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ganpo_core.adversary import STEEPEST, Critic, Health
 from ganpo_core.assemble import Run
 from ganpo_core.config.run import flatten
+from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import write_text
 from ganpo_core.randomness import kept_randomness
 from ganpo_core.types import StepReport
@@ -69,7 +70,8 @@ class Reporter:
             lines = _complete_lines(self.path)
             kept = [line for line in lines if _belongs(line, step)]
             if kept != lines or not self.path.exists() or self.path.read_bytes()[-1:] not in (b"", b"\n"):
-                write_text(self.path, "".join(f"{line}\n" for line in kept))
+                with _writing(self.path):
+                    write_text(self.path, "".join(f"{line}\n" for line in kept))
         if self.run.config.training.report_to:
             settings = {key: str(value) for key, value in flatten(self.run.config.resolved)}
             self.run.accelerator.init_trackers("ganpo", config=settings)
@@ -77,7 +79,7 @@ class Reporter:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, and the trackers."""
         if self.is_main:
-            with self.path.open("a", encoding="utf-8") as file:
+            with _writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             for name in sorted(name for name, value in values.items() if not math.isfinite(value)):
                 if name not in self._told:
@@ -142,8 +144,19 @@ def _belongs(line: str, step: int) -> bool:
 
 
 def _update(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
+    with _writing(path):
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be written: {error}; what was saved before is untouched. Continue with --resume once it can"
+        ) from error
 
 
 def _complete_lines(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from ganpo_core.assemble import Run, assemble
 from ganpo_core.checkpoint import export, is_exported, restore_checkpoint, save_checkpoint
 from ganpo_core.config import RunConfig
-from ganpo_core.errors import Interrupted, NotFiniteError
+from ganpo_core.errors import NotFiniteError, StoppedError
 from ganpo_core.evaluate import evaluate
 from ganpo_core.interrupts import Interrupts
 from ganpo_core.metrics import MetricSums
@@ -28,17 +28,18 @@ Advance = Callable[[int, dict[str, float]], None]
 def run_training(config: RunConfig, resume: bool = False, allow: Sequence[str] = ()) -> Path:
     """Train as the run file says; returns the output folder.
 
-    Raises GanpoError for what a user can fix, and Interrupted, with everything saved, after SIGTERM or SIGINT.
+    Raises GanpoError for what a user can fix, and StoppedError, with everything saved, after SIGTERM or SIGINT.
     """
     accelerator = Accelerator(log_with=list(config.training.report_to) or None, project_dir=config.output_dir)
     held: list[OutputFolder] = []
-    on_main(accelerator, lambda: held.append(OutputFolder(config.output_dir, resume)))
-    output = held[0] if held else OutputFolder.of_another_process(config.output_dir)
-    try:
-        with Interrupts(several_processes=accelerator.num_processes > 1) as interrupts:
+    with Interrupts(several_processes=accelerator.num_processes > 1) as interrupts:
+        try:
+            on_main(accelerator, lambda: held.append(OutputFolder(config.output_dir, resume)))
+            output = held[0] if held else OutputFolder.of_another_process(config.output_dir)
             _train(assemble(config, accelerator), output, interrupts, resume, allow)
-    finally:
-        output.close()
+        finally:
+            for output in held:
+                output.close()
     return config.output_dir
 
 
@@ -97,7 +98,7 @@ def _after_step(
     advance: Advance,
     stop: int,
 ) -> None:
-    """Report, save and evaluate after `step` optimizer steps, where it is time to. Raises Interrupted for a signal."""
+    """Report, save and evaluate after `step` optimizer steps, where it is time to. Raises StoppedError for a signal."""
     training, last = run.config.training, step == run.max_steps
     values: dict[str, float] = {}
     if step % training.logging_steps == 0 or last:
@@ -113,7 +114,7 @@ def _after_step(
         save_checkpoint(run, output, step, metrics)
         reporter.check_spectral_norms()
     if stop and not last:
-        raise Interrupted(stop, f"after step {step}, which is saved; continue with --resume")
+        raise StoppedError(stop, f"after step {step}, which is saved; continue with --resume")
     _evaluate(run, step, reporter)
     advance(step, values)
 

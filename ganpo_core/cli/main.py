@@ -8,7 +8,7 @@ import sys
 import typer
 
 from ganpo_core.cli import check, checkpoints, data, describe, doctor, plan, plugins, replay, schema, train, verify
-from ganpo_core.errors import ConfigError, GanpoError, Interrupted
+from ganpo_core.errors import ConfigError, GanpoError, StoppedError
 from ganpo_core.plugins import load_plugins
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     """Run the command line; what a user can fix is printed without a traceback, one line each."""
     try:
         make_app()()
-    except Interrupted as stopped:
+    except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         _leave(stopped.exit_code)
     except GanpoError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -130,7 +129,7 @@ def _all(folder: Path) -> None:
 
 def _file_link(folder: Path) -> None:
     (folder / "policy.safetensors").rename(folder.parents[1] / "weights")
-    os.symlink(folder.parents[1] / "weights", folder / "policy.safetensors")
+    (folder / "policy.safetensors").symlink_to(folder.parents[1] / "weights")
 
 
 FOLDER_DAMAGE: list[tuple[str, Damage]] = [
@@ -152,5 +151,5 @@ FAMILY = Family(
     peers="7 silent, 14 dead ends of 40",
     trials=100,
     run=run,
-    short=3,
+    short=2,
 )

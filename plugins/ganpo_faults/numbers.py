@@ -14,7 +14,7 @@ from ganpo_faults.site import GAME, WORDS, Site
 from ganpo_faults.state import last_line, newest_checkpoint
 from ganpo_faults.trial import Family, Trial
 
-MARKED = 14
+MARKED = 20
 """Words of the chosen response of the one row that poisons, where a row does; no other is as long."""
 
 INTO_STATE = """\
@@ -214,5 +214,5 @@ FAMILY = Family(
     peers="exit 0, loss 0.0",
     trials=8,
     run=run,
-    short=2,
+    short=1,
 )

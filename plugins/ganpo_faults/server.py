@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
 IMPORTED = (
     "datasets",
     "peft",
@@ -42,7 +41,9 @@ def serve() -> None:
     from ganpo_core.plugins import load_plugins
 
     load_plugins().entries()
-    answers: dict[str, Callable[..., Any]] = {"start": _start, "wait": _wait}
+    from ganpo_faults.model import write_model
+
+    answers: dict[str, Callable[..., Any]] = {"start": _start, "wait": _wait, "model": write_model}
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(answers[request.pop("do")](**request)), flush=True)

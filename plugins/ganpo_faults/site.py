@@ -59,14 +59,18 @@ class Server:
     """A process that has imported torch and forks runs of `ganpo`."""
 
     def __init__(self) -> None:
+        """Nothing is started before it is asked for."""
+        self._process: subprocess.Popen[str] | None = None
+
+    def _started(self) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-m", "ganpo_faults.server"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def ask(self, **request: Any) -> Any:
         """The server's answer."""
+        if self._process is None:
+            self._process = self._started()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -77,6 +81,8 @@ class Server:
 
     def close(self) -> None:
         """End the server."""
+        if self._process is None:
+            return
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
@@ -85,9 +91,10 @@ class Server:
 
 @dataclass
 class Site:
-    """A folder to break things in. Use as a context: leaving it ends the server."""
+    """A folder to break things in."""
 
     folder: Path
+    server: Server
     seed: int = 0
     random: random.Random = field(init=False)
 
@@ -95,22 +102,11 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.random = random.Random(self.seed)
 
-    def __enter__(self) -> Site:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if "server" in self.__dict__:
-            self.server.close()
-
-    @cached_property
-    def server(self) -> Server:
-        """Started when first used."""
-        return Server()
-
     @cached_property
     def model(self) -> Path:
         """A random two-layer Llama of width 16 with dropout, and a tokenizer of words."""
-        return write_model(self.folder / "model")
+        # Written by the server, which has torch loaded already.
+        return Path(self.server.ask(do="model", folder=str(self.folder / "model"), words=WORDS))
 
     @cached_property
     def pairs(self) -> Path:
@@ -171,36 +167,3 @@ def write_pairs(path: Path, count: int, seed: int, words: Sequence[str] = WORDS)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def write_model(folder: Path) -> Path:
-    """A random model, its attention dropping out, so that a resumed run must restore the generators too."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        attention_dropout=0.1,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.2,
-        tie_word_embeddings=False,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder

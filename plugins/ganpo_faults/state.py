@@ -17,7 +17,8 @@ def final_state(folder: Path) -> dict[str, Any]:
     Raises FileNotFoundError for a run that has no checkpoint.
     """
     newest = newest_checkpoint(folder)
-    parts = {f"checkpoint {path.name}": path.read_bytes() for path in sorted(newest.iterdir()) if path.suffix != ".json"}
+    files = sorted(path for path in newest.iterdir() if path.suffix != ".json")
+    parts: dict[str, Any] = {f"checkpoint {path.name}": path.read_bytes() for path in files}
     state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     parts |= {f"state {key}": value for key, value in state.items()}
     for name in ("policy", "adversary"):

@@ -18,8 +18,8 @@ import yaml
 from safetensors.torch import load_file
 
 import ganpo_core
-from ganpo_core.folders import find_flaw
 from ganpo_core.errors import CheckpointError
+from ganpo_core.folders import find_flaw
 
 MakeRun = Callable[..., dict[str, Any]]
 
