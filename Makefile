@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test lint types layers docs bench clean
+.PHONY: install demo test lint types layers docs faults bench clean
 
 install: .venv/installed
 
@@ -31,6 +31,9 @@ layers: install
 
 docs: install
 	$(BIN)/python -m docs.generate
+
+faults: install
+	$(BIN)/ganpo faults --json runs/faults/faults.json
 
 bench: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'

@@ -22,7 +22,15 @@ from ganpo_core.components import (
     PositiveInt,
     Probability,
 )
-from ganpo_core.errors import CheckpointError, ConfigError, DataError, GanpoError, PluginError, TrainingError
+from ganpo_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GanpoError,
+    PluginError,
+    StoppedError,
+    TrainingError,
+)
 from ganpo_core.hookspecs import hookimpl
 from ganpo_core.types import (
     BatchStatistic,
@@ -71,6 +79,7 @@ __all__ = [
     "Scores",
     "Source",
     "StepReport",
+    "StoppedError",
     "TokenLogps",
     "TokenMap",
     "TrainingError",
@@ -95,13 +104,15 @@ def train(
     run: str | Path | Mapping[str, object],
     overrides: Mapping[str, object] | Sequence[str] = (),
     resume: bool = False,
+    allow: Sequence[str] = (),
 ) -> Path:
     """Run a file (or a mapping of the same shape) and return its output folder.
 
     `overrides` are `{"objective.beta": 0.2}` or `["objective.beta=0.2"]`; relative paths are relative to the run
-    file, or to the working folder for a mapping. Raises GanpoError for whatever a user can fix.
+    file, or to the working folder for a mapping. `allow` are keys that may differ from the run that is resumed. Raises
+    GanpoError for whatever a user can fix, and StoppedError, with everything saved, after SIGTERM or SIGINT.
     """
     from ganpo_core.config import load_run
     from ganpo_core.training import run_training
 
-    return run_training(load_run(run, overrides), resume=resume)
+    return run_training(load_run(run, overrides), resume=resume, allow=allow)

@@ -40,8 +40,10 @@ from ganpo_core.forward import PassPlan, plan_passes, response_pass
 from ganpo_core.latents import read_latents
 from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
+from ganpo_core.randomness import seed_all
 from ganpo_core.schedules import make_scheduler
 from ganpo_core.types import Latents
+from ganpo_core.weights import bit_sums, frozen_weights
 
 
 @dataclass
@@ -62,6 +64,10 @@ class Run:
     notes: tuple[str, ...]
     statistics: BatchStatistics
     plan: PassPlan
+    reference_sums: Tensor | None = None
+    """The bits of what makes the reference, added up at the start; None where nothing is frozen or it may move."""
+    first_pair: int = 0
+    """Place in the stream of pairs where step 0 would begin: not 0 after steps of another size."""
 
     @property
     def needs_reference(self) -> bool:
@@ -73,9 +79,13 @@ class Run:
         """Over all micro-batches and processes."""
         return pairs_per_step(self.config.training, self.accelerator.num_processes)
 
+    def place(self, step: int) -> int:
+        """How many pairs of the stream lie before a step counted from 0."""
+        return self.first_pair + step * self.pairs_per_step
+
     def window(self, step: int) -> list[PairBatch]:
         """This process's micro-batches of an optimizer step counted from 0: a pure function of the run file."""
-        indices = self.order.indices(step * self.pairs_per_step, self.pairs_per_step)
+        indices = self.order.indices(self.place(step), self.pairs_per_step)
         return [self.batch(self.pairs, [indices[place] for place in group]) for group in self._micro_batches(indices)]
 
     def _micro_batches(self, indices: Sequence[int]) -> list[list[int]]:
@@ -110,7 +120,7 @@ class Run:
 
     def mismatched_window(self, step: int) -> list[PairBatch]:
         """The step's micro-batches once more, each prompt with the responses of the next pair of the stream."""
-        indices = self.order.indices(step * self.pairs_per_step, self.pairs_per_step + 1)
+        indices = self.order.indices(self.place(step), self.pairs_per_step + 1)
         return [
             self.mismatched(self.pairs, [indices[place] for place in group], [indices[place + 1] for place in group])
             for group in self._micro_batches(indices)
@@ -151,17 +161,22 @@ def count_steps(training: TrainingConfig, pairs_per_epoch: int, num_processes: i
     return max(1, math.ceil(training.num_train_epochs * pairs_per_epoch / pairs_per_step(training, num_processes)))
 
 
-def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
-    """Load and build everything. Raises GanpoError for what only the data or the models reveal."""
+def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | None = None) -> Run:
+    """Load and build everything, on `pairs` instead of the file's where they are given.
+
+    Raises GanpoError for what only the data or the models reveal.
+    """
     training = config.training
     check_declarations(config.objective)
     # Read data before weights: mistakes in rows are cheaper to find.
     tokenizer = load_tokenizer(config.model)
     data, data_notes = within_context(config)
-    pairs, report = load_pairs(data, tokenizer)
     evaluation: PairDataset | None = None
-    reports = [report]
-    if config.data.eval_path is not None or config.data.eval_split is not None:
+    reports: list[DataReport] = []
+    if pairs is None:
+        pairs, report = load_pairs(data, tokenizer)
+        reports.append(report)
+    if reports and (config.data.eval_path is not None or config.data.eval_split is not None):
         evaluation, evaluation_report = load_pairs(data, tokenizer, evaluation=True)
         reports.append(evaluation_report)
     order = PairOrder.of(pairs, config.seed)
@@ -179,7 +194,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         check_single_responses(config)
     check_token_budget(config, statistics.depends_on_micro_batch)
 
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)
     models = load_models(config.model, tokenizer, accelerator.device, needs_reference)
     if training.gradient_checkpointing:
@@ -227,6 +242,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         notes=(*config.notes, *data_notes, *notes, *plan_notes),
         statistics=statistics,
         plan=plan,
+        reference_sums=bit_sums(frozen_weights(models).values()) if training.sync_reference is None else None,
     )
 
 

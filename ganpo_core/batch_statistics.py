@@ -68,6 +68,17 @@ class BatchStatistics:
             self._sums = sums if self._sums is None else self._sums + sums
         return {name: gather(values[name].detach()) for name in shared}
 
+    def settle(self) -> dict[str, Tensor]:
+        """What must be finite before anything is updated, by name: the step's values and the running means."""
+        if self._sums is None:
+            return {}
+        kept = self._sums.new_tensor([*self._running.values()])
+        return {"running means of the objective": torch.cat([self._sums.flatten(), kept])}
+
+    def undo_step(self) -> None:
+        """Drop the step's values."""
+        self._sums = None
+
     def finish_step(self, sum_over_processes: Reduce) -> None:
         """Let the step's values enter the running means."""
         if self._sums is None:

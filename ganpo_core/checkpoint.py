@@ -1,273 +1,300 @@
-"""All of a run's state to disk and back. A checkpoint is complete or absent: written aside, verified, renamed."""
+"""All of a run's state to disk and back. A checkpoint is complete or absent, and a reader trusts only what verifies."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
-import shutil
-from collections.abc import Callable, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ganpo_core.assemble import Run
-from ganpo_core.config.run import flatten
 from ganpo_core.errors import CheckpointError
+from ganpo_core.folders import find_flaw, rotate, step_folders, step_name, write_folder
+from ganpo_core.identity import check_identity, compare_rows, identity
 from ganpo_core.metrics import MetricSums
 from ganpo_core.models import save_policy
-from ganpo_core.parallel import like, whole, whole_weights
+from ganpo_core.output import CHECKPOINTS, REQUIRED, STATE, OutputFolder
+from ganpo_core.parallel import broadcast, like, on_main, whole, whole_weights
+from ganpo_core.randomness import as_plain, randomness, set_randomness
+from ganpo_core.soundness import check_reference, check_weights
 
-FOLDER = "checkpoints"
-MANIFEST = "manifest.json"
-FREE_TO_CHANGE = (
-    "output_dir",
-    "training.logging_steps",
-    "training.eval_steps",
-    "training.per_device_eval_batch_size",
-    "training.save_steps",
-    "training.save_total_limit",
-    "training.report_to",
-    "data.eval_path",
-    "data.eval_split",
-)
-"""Keys of the run file that a resumed run may change: they do not touch the weights."""
+MARGIN = 1 << 16
+"""Bytes beside the tensors' own that a folder takes: headers, manifest, the folder itself."""
+Tensors = dict[str, dict[str, Tensor]]
+"""By file."""
 
 
-def save_checkpoint(run: Run, step: int, metrics: MetricSums) -> None:
-    """Write the state after `step` optimizer steps; collective over processes. Raises CheckpointError if it cannot."""
-    weights = {name: whole(weight.detach()) for name, weight in run.models.trainable().items()}
-    moments = {
-        f"{name}.{key}": whole(value)
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that verified, read whole before anything of the run is changed."""
+
+    folder: Path
+    state: Mapping[str, Any]
+    tensors: Tensors
+
+
+def save_checkpoint(run: Run, output: OutputFolder, step: int, metrics: MetricSums) -> None:
+    """Write the state after `step` optimizer steps; collective. Raises CheckpointError, on all processes, if it cannot."""
+    check_weights(run)
+    check_reference(run)
+    tensors = gather_weights(run)
+    tensors["optimizer"] = {
+        f"{name}.{key}": _kept(run, value)
         for name, weight in run.models.trainable().items()
         for key, value in run.optimizer.state[weight].items()
     }
-    adversary = {f"{r.plan.name}.{name}": value for r in run.regularizers for name, value in r.tensors().items()}
-    reference = {name: whole(weight.detach()) for name, weight in _moving_reference(run)}
-    randomness = gather_object([_randomness()])
+    who = identity(run)
+    randomnesses = gather_object([as_plain(randomness())])
     # Every process holds its own part of the interval's metrics.
     interval = gather_object([metrics.state()])
-    if run.accelerator.is_main_process:
+
+    def write_all() -> None:
+        output.check()
         state = {
             "step": step,
             "num_processes": run.accelerator.num_processes,
+            "pairs_seen": run.place(step),
+            "sources": dict(zip(run.pairs.sources, run.pairs.counts, strict=True)),
             "schedule": {key: run.scheduler.state_dict()[key] for key in ("last_epoch", "_step_count", "_last_lr")},
             "adversary": {regularizer.plan.name: regularizer.state() for regularizer in run.regularizers},
             "metrics": interval,
             "statistics": run.statistics.state(),
-            "randomness": randomness,
-            "identity": identity(run),
+            "randomness": randomnesses,
+            "identity": who,
         }
+        tensors["data"] = {"digests": torch.from_numpy(run.pairs.digests)}
+        text = json.dumps(state)
 
         def write(folder: Path) -> None:
-            _save_tensors(weights, folder / "policy.safetensors")
-            _save_tensors(moments, folder / "optimizer.safetensors")
-            _save_tensors(adversary, folder / "adversary.safetensors")
-            if reference:
-                _save_tensors(reference, folder / "reference.safetensors")
-            (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            for name, own in tensors.items():
+                save_tensors(own, folder / f"{name}.safetensors")
+            (folder / STATE).write_text(text, encoding="utf-8")
 
-        root = run.config.output_dir / FOLDER
-        write_folder(root / f"step-{step:08d}", write)
-        _rotate(root, run.config.training.save_total_limit)
-    run.accelerator.wait_for_everyone()
+        root = run.config.output_dir / CHECKPOINTS
+        write_folder(root / step_name(step), write, size_of(tensors) + len(text))
+        rotate(root, step, run.config.training.save_total_limit, REQUIRED)
+
+    on_main(run.accelerator, write_all)
 
 
-def restore_checkpoint(run: Run, metrics: MetricSums, say: Callable[[str], None]) -> int:
-    """Load the newest checkpoint that verifies; returns its step, 0 where there is none. Raises CheckpointError."""
-    root = run.config.output_dir / FOLDER
-    for folder in sorted(root.glob("step-????????"), reverse=True):
-        flaw = find_flaw(folder)
-        if flaw is None:
-            return _load(run, metrics, folder, say)
-        say(f"checkpoint {folder.name} is not used: {flaw}; falling back to the one before it")
-    return 0
+def restore_checkpoint(run: Run, metrics: MetricSums, say: Callable[[str], None], allowed: Sequence[str] = ()) -> int:
+    """Load the newest checkpoint that verifies; returns its step, 0 where there is none.
+
+    Raises CheckpointError where it was written by another run, by every key that differs and is not `allowed`.
+    """
+    named: list[str] = []
+    current = identity(run)
+
+    def choose() -> None:
+        for _, folder in reversed(step_folders(run.config.output_dir / CHECKPOINTS)):
+            flaw = find_flaw(folder, REQUIRED)
+            if flaw is None:
+                flaw = _misfit(run, folder, current)
+            if flaw is None:
+                named.append(str(folder))
+                return
+            say(f"checkpoint {folder.name} is not used: {flaw}; falling back to what was before it")
+
+    on_main(run.accelerator, choose)
+    (chosen,) = broadcast([named[0] if named else None])
+    if chosen is None:
+        return 0
+    return _load(run, metrics, _read(run, Path(chosen)), current, say, allowed)
 
 
-def identity(run: Run) -> dict[str, Any]:
-    """What must be the same for a resumed run to be the same run, by name."""
-    settings = {
-        key: value for key, value in flatten(run.config.resolved) if not any(_under(key, free) for free in FREE_TO_CHANGE)
-    }
-    plugins = {name: provider.version for name, provider in run.config.plugins.providers.items()}
-    return {"settings": settings, "plugins": plugins, "data": run.pairs.fingerprint(), "max_steps": run.max_steps}
-
-
-def export(run: Run) -> None:
+def export(run: Run, output: OutputFolder) -> None:
     """Write the finished run's `policy/` and `adversary/`, each whole or not at all; collective over processes."""
-    weights = None
-    if run.config.training.parallelism == "fsdp2":
-        weights = whole_weights(run.models.policy)
-    if run.accelerator.is_main_process:
-        write_folder(run.config.output_dir / "policy", lambda folder: save_policy(run.models, folder, weights))
+    weights = whole_weights(run.models.policy) if run.config.training.parallelism == "fsdp2" else None
+    folder = run.config.output_dir
+
+    def write_both() -> None:
+        output.check()
+        size = sum(weight.numel() * weight.element_size() for weight in run.models.policy.parameters())
+        # The adversary first: a folder with a policy is a folder with everything.
         if run.regularizers:
-            write_folder(run.config.output_dir / "adversary", lambda folder: _save_adversary(run, folder))
-    run.accelerator.wait_for_everyone()
+            needed = size_of({"": {name: t for r in run.regularizers for name, t in r.tensors().items()}})
+            write_folder(folder / "adversary", lambda aside: _save_adversary(run, aside), needed)
+        write_folder(folder / "policy", lambda aside: save_policy(run.models, aside, weights), size + MARGIN)
+
+    on_main(run.accelerator, write_both)
 
 
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder aside, sync it, sign it with a manifest, and rename it into place."""
-    aside = folder.with_name(folder.name + ".tmp")
+def is_exported(run: Run) -> bool:
+    """Whether the finished run's folders are there and verify, on the main process's word."""
+    names = ("policy", "adversary") if run.regularizers else ("policy",)
+    (whole_folders,) = broadcast([all(find_flaw(run.config.output_dir / name) is None for name in names)])
+    return bool(whole_folders)
+
+
+def gather_weights(run: Run) -> Tensors:
+    """What a step is a function of, by file: all but the optimizer's moments; collective where weights are sharded."""
+    tensors = {
+        "policy": {name: _kept(run, weight.detach()) for name, weight in run.models.trainable().items()},
+        "adversary": {f"{r.plan.name}.{name}": value for r in run.regularizers for name, value in r.tensors().items()},
+    }
+    if moving := _moving_reference(run):
+        tensors["reference"] = {name: _kept(run, weight.detach()) for name, weight in moving.items()}
+    return tensors
+
+
+def _kept(run: Run, tensor: Tensor) -> Tensor:
+    """The whole tensor on the main process's CPU; elsewhere an empty one, so that no GPU holds the whole model."""
+    gathered = whole(tensor)
+    return gathered.cpu() if run.accelerator.is_main_process else gathered.new_empty(0)
+
+
+def _read(run: Run, folder: Path) -> Saved:
+    """Everything in a folder that verified. Raises _FlawError where what it holds is not what this run holds."""
+    names = ["policy", "optimizer", "adversary", "data", *(["reference"] if _moving_reference(run) else [])]
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write(aside)
-        files = sorted(path for path in aside.rglob("*") if path.is_file())
-        manifest = {str(path.relative_to(aside)): [path.stat().st_size, _digest(path)] for path in files}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for path in (*files, aside / MANIFEST, aside):
-            _sync(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        _sync(folder.parent)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error}; what was saved before is untouched") from error
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        tensors = {name: load_file(folder / f"{name}.safetensors") for name in names}
+        missing = {"step", "num_processes", "pairs_seen", "sources", "schedule", "adversary", "metrics", "statistics"}
+        missing |= {"randomness", "identity"}
+        if not isinstance(state, dict) or missing - set(state):
+            raise _FlawError(f"{STATE} lacks what a run needs")
+        if step_name(int(state["step"])) != folder.name:
+            raise _FlawError(f"{STATE} is that of step {state['step']}")
+        if len(state["randomness"]) != state["num_processes"] or len(state["metrics"]) != state["num_processes"]:
+            raise _FlawError(f"{STATE} does not hold the state of each process")
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise _FlawError(f"it cannot be read ({error})") from error
+    return Saved(folder, state, tensors)
 
 
-def find_flaw(folder: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None if every file is as its manifest says."""
+def _misfit(run: Run, folder: Path, current: Mapping[str, Any]) -> str | None:
+    """Why a folder that verified is no state of this run; that of another run is no misfit, and refused by its identity."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, (size, digest) in manifest.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != size or _digest(path) != digest:
-                return f"{name} is damaged"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"its manifest cannot be read ({error})"
+        saved = _read(run, folder)
+    except _FlawError as error:
+        return str(error)
+    if saved.state["identity"] != json.loads(json.dumps(current)):
+        return None
+    return _lacking(run, saved.tensors)
+
+
+def _lacking(run: Run, tensors: Tensors) -> str | None:
+    """The first weight of this run that a checkpoint does not hold in its shape."""
+    weights = run.models.trainable()
+    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
+    found = {name: tuple(value.shape) for name, value in tensors["policy"].items()}
+    if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        return f"policy.safetensors does not hold {different[0]} in the policy's shape"
+    moments = {key.rpartition(".")[0] for key in tensors["optimizer"]}
+    if moments and moments != set(weights):
+        return f"optimizer.safetensors lacks the moments of {sorted(set(weights) ^ moments)[0]}"
+    prefixes = tuple(f"{regularizer.plan.name}." for regularizer in run.regularizers)
+    for regularizer in run.regularizers:
+        for name, tensor in regularizer.tensors().items():
+            held = tensors["adversary"].get(f"{regularizer.plan.name}.{name}")
+            if held is None or held.shape != tensor.shape:
+                return f"adversary.safetensors does not hold {name} in its shape"
+    if strange := [key for key in tensors["adversary"] if not key.startswith(prefixes)]:
+        return f"adversary.safetensors holds {strange[0]}, which is nobody's"
     return None
 
 
-def _load(run: Run, metrics: MetricSums, folder: Path, say: Callable[[str], None]) -> int:
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    _check_identity(state["identity"], identity(run), folder)
-    weights = load_file(folder / "policy.safetensors")
-    moments = load_file(folder / "optimizer.safetensors")
+def _load(
+    run: Run,
+    metrics: MetricSums,
+    saved: Saved,
+    current: Mapping[str, Any],
+    say: Callable[[str], None],
+    allowed: Sequence[str],
+) -> int:
+    state, world = saved.state, run.accelerator.num_processes
+    same = state["num_processes"] == world
+    rows = []
+    if state["identity"].get("data") != current["data"]:
+        rows = compare_rows(state["sources"], saved.tensors["data"]["digests"].tolist(), run.pairs)
+    try:
+        for line in check_identity(state["identity"], current, allowed, same, rows):
+            say(line)
+    except CheckpointError as error:
+        raise CheckpointError(f"{saved.folder}: {error}") from error
+    if lacking := _lacking(run, saved.tensors):
+        raise CheckpointError(f"{saved.folder}: {lacking}; what was allowed to change does not fit what was saved")
+    load_state(run, saved.tensors, state)
+    step = int(state["step"])
+    run.first_pair = int(state["pairs_seen"]) - step * run.pairs_per_step
+    if same:
+        set_randomness(state["randomness"][run.accelerator.process_index])
+        metrics.load(state["metrics"][run.accelerator.process_index])
+        return step
+    say(
+        f"resuming on {world} processes what ran on {state['num_processes']}: the same pairs in the same order, "
+        "but not bitwise the same result"
+    )
+    if run.max_steps != state["identity"]["max_steps"]:
+        say(f"max_steps was {state['identity']['max_steps']} and is {run.max_steps}: a step holds {run.pairs_per_step} pairs")
+    if run.accelerator.is_main_process:
+        metrics.load_sum(state["metrics"])
+    return step
+
+
+def load_state(run: Run, tensors: Tensors, state: Mapping[str, Any]) -> None:
+    """Put weights, moments, schedules, critics and running means back. Without moments, the optimizer starts afresh."""
+    moments = tensors.get("optimizer", {})
     with torch.no_grad():
         for name, weight in run.models.trainable().items():
-            weight.copy_(like(weights[name], weight))
+            weight.copy_(like(tensors["policy"][name], weight))
             prefix = f"{name}."
             held = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
-            run.optimizer.state[weight] = {
-                key: value if value.dim() == 0 else like(value, weight) for key, value in held.items()
-            }
+            if held:
+                run.optimizer.state[weight] = {
+                    key: value if value.dim() == 0 else like(value, weight) for key, value in held.items()
+                }
+        for name, weight in _moving_reference(run).items():
+            weight.copy_(like(tensors["reference"][name], weight))
     run.scheduler.load_state_dict({**run.scheduler.state_dict(), **state["schedule"]})
     for group, rate in zip(run.optimizer.param_groups, run.scheduler.get_last_lr(), strict=True):
         group["lr"] = rate
-    adversary = load_file(folder / "adversary.safetensors")
     for regularizer in run.regularizers:
         prefix = f"{regularizer.plan.name}."
-        own = {key.removeprefix(prefix): value for key, value in adversary.items() if key.startswith(prefix)}
+        own = {
+            key.removeprefix(prefix): value for key, value in tensors["adversary"].items() if key.startswith(prefix)
+        }
         regularizer.load(own, state["adversary"][regularizer.plan.name])
     run.statistics.load(state["statistics"])
-    if moving := dict(_moving_reference(run)):
-        saved = load_file(folder / "reference.safetensors")
-        with torch.no_grad():
-            for name, weight in moving.items():
-                weight.copy_(like(saved[name], weight))
-    same = state["num_processes"] == run.accelerator.num_processes
-    if not same:
-        say(f"resuming on {run.accelerator.num_processes} processes what ran on {state['num_processes']}: not bitwise")
-    else:
-        _set_randomness(state["randomness"][run.accelerator.process_index])
-        metrics.load(state["metrics"][run.accelerator.process_index])
-    return int(state["step"])
 
 
-def _moving_reference(run: Run) -> list[tuple[str, torch.nn.Parameter]]:
+def _moving_reference(run: Run) -> dict[str, torch.nn.Parameter]:
     """The reference's weights where they follow the policy; otherwise the run file says what they are."""
     if run.config.training.sync_reference is None or run.models.reference is None:
-        return []
-    return list(run.models.reference.named_parameters())
-
-
-def _check_identity(saved: Mapping[str, Any], current: Mapping[str, Any], folder: Path) -> None:
-    before, now = dict(flatten(saved)), dict(flatten(json.loads(json.dumps(current))))
-    changed = [
-        f"{key.removeprefix('settings.')}: was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"{folder}: was written by another run, so resuming would mix the two. Changed: {'; '.join(changed)}. "
-            "Undo the change, or start again in a new output_dir"
-        )
+        return {}
+    return dict(run.models.reference.named_parameters())
 
 
 def _save_adversary(run: Run, folder: Path) -> None:
     for regularizer in run.regularizers:
         name = "" if regularizer.plan.name == "latent" else f"{regularizer.plan.name}-"
         for side, module in regularizer.modules().items():
-            _save_tensors(module.state_dict(), folder / f"{name}{side}.safetensors")
+            save_tensors(module.state_dict(), folder / f"{name}{side}.safetensors")
     means = {
         f"{r.plan.name}.means": value for r in run.regularizers for key, value in r.tensors().items() if key == "means"
     }
-    _save_tensors(means, folder / "means.safetensors")
+    save_tensors(means, folder / "means.safetensors")
     parts = ("adversaries", "latents", "discriminator", "divergence", "adversary")
     sections = {key: run.config.resolved[key] for key in parts if key in run.config.resolved}
     (folder / "adversary.json").write_text(json.dumps(sections, indent=1), encoding="utf-8")
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors to a safetensors file."""
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
-def _rotate(root: Path, limit: int | None) -> None:
-    """Delete the oldest beyond `limit`, once the newest verifies."""
-    folders = sorted(root.glob("step-????????"))
-    if limit is None or len(folders) <= limit:
-        return
-    flaw = find_flaw(folders[-1])
-    if flaw is not None:
-        raise CheckpointError(f"{folders[-1]}: {flaw} right after it was written; older checkpoints are kept")
-    for folder in folders[:-limit]:
-        shutil.rmtree(folder)
+def size_of(tensors: Tensors) -> int:
+    """About how many bytes of a disk they take."""
+    return MARGIN + sum(tensor.numel() * tensor.element_size() for own in tensors.values() for tensor in own.values())
 
 
-def _randomness() -> dict[str, Any]:
-    numpy: Any = np.random.get_state(legacy=True)
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "numpy": [numpy[0], [int(word) for word in numpy[1]], int(numpy[2]), int(numpy[3]), float(numpy[4])],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def _set_randomness(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.tensor(words, dtype=torch.uint8) for words in state["cuda"]])
-    name, words, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, np.array(words, dtype=np.uint32), position, has_gauss, gauss))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
-def _digest(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _under(key: str, prefix: str) -> bool:
-    return key == prefix or key.startswith(prefix + ".")
+class _FlawError(Exception):
+    """A checkpoint that verifies and still is not one."""

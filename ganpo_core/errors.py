@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
 
 
 class GanpoError(Exception):
     """Something a user can fix; the command line prints it without a traceback."""
+
+    exit_code: int = 1
+    """What the command line exits with."""
 
 
 class ConfigError(GanpoError):
@@ -31,3 +35,22 @@ class CheckpointError(GanpoError):
 
 class TrainingError(GanpoError):
     """A run that must stop: a value that is not finite, or a combination that only the models reveal."""
+
+
+class NotFiniteError(TrainingError):
+    """A value that is not finite stopped a step before anything was updated."""
+
+    def __init__(self, message: str, found: Mapping[str, float], rows: Sequence[str]) -> None:
+        self.found = dict(found)
+        """What was not finite, on how many processes."""
+        self.rows = tuple(rows)
+        """The step's rows whose own loss was not finite on this process."""
+        super().__init__(message)
+
+
+class StoppedError(GanpoError):
+    """A signal stopped the run; what it had saved is whole."""
+
+    def __init__(self, number: int, when: str) -> None:
+        self.exit_code = 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name} {when}")

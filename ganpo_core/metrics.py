@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,6 +62,15 @@ class MetricSums:
         self.sums = {
             name: torch.tensor(pair, dtype=torch.float64, device=self.device) for name, pair in sums.items()
         }
+
+    def load_sum(self, states: Sequence[Mapping[str, object]]) -> None:
+        """Restore what several processes held, as if this one had seen all of it."""
+        self.load(states[0])
+        for state in states[1:]:
+            other = MetricSums(self.device)
+            other.load(state)
+            for name, pair in other.sums.items():
+                self._add(name, pair)
 
     def _add(self, name: str, pair: Tensor) -> None:
         held = self.sums.get(name)

@@ -54,6 +54,13 @@ class Models:
         """bfloat16 matrix products over float32 weights, where `model.dtype` asks for them."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Every weight of policy and reference, by name."""
+        found = {name: weight.detach() for name, weight in self.policy.named_parameters()}
+        if self.reference is not None:
+            found |= {f"reference {name}": weight.detach() for name, weight in self.reference.named_parameters()}
+        return found
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The policy's parameters that training changes, by name."""
         return {name: weight for name, weight in self.policy.named_parameters() if weight.requires_grad}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ganpo_core.errors import ConfigError
+from ganpo_core.errors import CheckpointError, ConfigError, GanpoError
 from ganpo_core.models import Models, base_model, text_config
 
 
@@ -70,6 +72,27 @@ def sync_reference(models: Models, mixup: float) -> None:
     weights = dict(models.policy.named_parameters())
     for name, weight in models.reference.named_parameters():
         weight.mul_(1 - mixup).add_(weights[name].to(weight.dtype), alpha=mixup)
+
+
+def on_main(accelerator: Accelerator, act: Callable[[], None]) -> None:
+    """Do something on the main process alone. What a user can fix there is raised on every process, so that none waits."""
+    error: GanpoError | None = None
+    if accelerator.is_main_process:
+        try:
+            act()
+        except GanpoError as raised:
+            error = raised
+    (message,) = broadcast([None if error is None else str(error)])
+    if error is not None:
+        raise error
+    if message is not None:
+        raise CheckpointError(f"the main process stopped: {message}")
+
+
+def broadcast(values: list[Any]) -> list[Any]:
+    """Plain data of the main process, on every process."""
+    found: list[Any] = broadcast_object_list(values)
+    return found
 
 
 def whole(tensor: Tensor) -> Tensor:

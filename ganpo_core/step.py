@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,25 @@ from ganpo_core.latents import read_latents
 from ganpo_core.losses import Losses, Scored, objective_losses
 from ganpo_core.metrics import MetricSums
 from ganpo_core.parallel import sync_reference, synchronize_gradients, whole
+from ganpo_core.soundness import StepLosses, all_finite, not_finite_error
 from ganpo_core.types import Source
 
 START_GAP = 1e-3
 """Nats by which policy and reference may differ on a response before the first update."""
 
 
-def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: MetricSums) -> None:
-    """Update critics and policy once. Raises TrainingError, with the policy as it was, on a value that is not finite."""
+def train_step(
+    run: Run,
+    window: Sequence[PairBatch],
+    step: int,
+    metrics: MetricSums,
+    stop: Callable[[], int] = lambda: 0,
+) -> int:
+    """Update critics and policy once; returns the signal by which any process wants to stop, 0 for none.
+
+    `stop` says what this process wants. Raises NotFiniteError, on all processes and with critics and policy as they were,
+    where a value is not finite.
+    """
     for regularizer in run.regularizers:
         regularizer.begin_step(step, len(window))
     totals = {regularizer: _totals(run, regularizer, window) for regularizer in run.regularizers}
@@ -32,16 +43,17 @@ def train_step(run: Run, window: Sequence[PairBatch], step: int, metrics: Metric
     ahead = [regularizer for regularizer in run.regularizers if regularizer.looks_ahead]
     if ahead and len(window) > 1:
         _look_ahead(run, ahead, window, totals, metrics)
-    loss_parts = []
+    losses = StepLosses()
     for index, batch in enumerate(window):
         with synchronize_gradients(run.models, last=index == len(window) - 1):
             reference = reference_pass(run, batch)
             policy = policy_pass(run, batch, against=reference.logits)
             if step == 0 and index == 0:
                 check_start(run, policy, reference)
-            loss_parts.append(_backward(run, batch, policy, reference, step, len(window), totals, known, metrics))
-    _update(run, window, step, torch.stack(loss_parts).sum(), metrics)
+            _backward(run, batch, policy, reference, step, len(window), totals, known, metrics, losses)
+    wanted = _update(run, window, step, losses, metrics, stop)
     metrics.finish_step()
+    return wanted
 
 
 def policy_pass(run: Run, batch: PairBatch, logps: bool = True, against: Tensor | None = None) -> Pass:
@@ -125,8 +137,9 @@ def _backward(
     totals: Mapping[Regularizer, Totals],
     known: Mapping[str, Tensor],
     metrics: MetricSums,
-) -> Tensor:
-    """Accumulate the policy's gradient of one micro-batch; returns this process's part of the step's loss."""
+    step_losses: StepLosses,
+) -> None:
+    """Accumulate the policy's gradient of one micro-batch, and note its part of the step's loss."""
     assert policy.logps is not None
     # Data parallelism averages gradients over processes; shares of the whole step are to be added up.
     world = run.accelerator.num_processes
@@ -154,24 +167,31 @@ def _backward(
         metrics.add(f"{regularizer.prefix}/weight", (penalty.detach() * 0 + weight) * scale)
     forces.backward(objective * world)
     metrics.add_part("loss", total)
-    return total
+    step_losses.parts.append(total)
+    step_losses.per_item.append(losses.per_item.detach())
 
 
-def _update(run: Run, window: Sequence[PairBatch], step: int, loss: Tensor, metrics: MetricSums) -> None:
+def _update(
+    run: Run,
+    window: Sequence[PairBatch],
+    step: int,
+    losses: StepLosses,
+    metrics: MetricSums,
+    stop: Callable[[], int],
+) -> int:
     """Clip, check that everything is finite on every process, then update critics and policy."""
-    weights = list(run.models.trainable().values())
     limit = run.config.training.max_grad_norm
+    weights = list(run.models.trainable().values())
     norm = whole(nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
-    finite = run.sum_over_processes((~torch.isfinite(norm + loss.to(norm))).float())
-    if float(finite) > 0:
-        rows = ", ".join(f"{source} row {row}" for batch in window for source, row in batch.pair_ids)
-        name = type(run.config.objective).__name__
-        own = "" if metrics.is_finite("objective_loss") else f" {name}.loss itself gave such values."
-        raise TrainingError(
-            f"step {step + 1}: the loss ({float(loss):g}) or the policy's gradient (norm {float(norm):g}) is not "
-            f"finite; the policy was not updated.{own} The step's pairs here: {rows}. Look at these rows with "
-            "`ganpo data inspect`, lower training.learning_rate, or write the loss with `softplus` if it is your own"
-        )
+    at_stake = {"loss": torch.stack(losses.parts), "policy's gradient": norm, **run.statistics.settle()}
+    for regularizer in run.regularizers:
+        at_stake |= regularizer.settle()
+    found, wanted = all_finite(run, at_stake, stop)
+    if found:
+        for regularizer in run.regularizers:
+            regularizer.undo_step()
+        run.statistics.undo_step()
+        raise not_finite_error(run, window, step, losses, found, norm)
     metrics.add("grad_norm", norm)
     for regularizer in run.regularizers:
         regularizer.finish_step(metrics)
@@ -182,6 +202,7 @@ def _update(run: Run, window: Sequence[PairBatch], step: int, loss: Tensor, metr
     if sync is not None and (step + 1) % sync.every == 0:
         sync_reference(run.models, sync.mixup)
     run.optimizer.zero_grad(set_to_none=True)
+    return wanted
 
 
 def _look_ahead(

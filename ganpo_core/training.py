@@ -1,89 +1,129 @@
-"""The loop: batch, step, report, evaluate, save."""
+"""The loop: batch, step, report, save, evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from ganpo_core.assemble import Run, assemble
-from ganpo_core.checkpoint import FOLDER, export, restore_checkpoint, save_checkpoint
+from ganpo_core.checkpoint import export, is_exported, restore_checkpoint, save_checkpoint
 from ganpo_core.config import RunConfig
-from ganpo_core.errors import CheckpointError
+from ganpo_core.errors import NotFiniteError, StoppedError
 from ganpo_core.evaluate import evaluate
+from ganpo_core.interrupts import Interrupts
 from ganpo_core.metrics import MetricSums
+from ganpo_core.output import OutputFolder
+from ganpo_core.parallel import on_main
+from ganpo_core.randomness import kept_randomness, randomness
+from ganpo_core.replay import write_bundle
 from ganpo_core.report import Reporter
+from ganpo_core.soundness import check_reference, check_weights
 from ganpo_core.step import train_step
 
+Advance = Callable[[int, dict[str, float]], None]
 
-def run_training(config: RunConfig, resume: bool = False) -> Path:
-    """Train as the run file says; returns the output folder. Raises GanpoError for what a user can fix."""
-    _open_folder(config.output_dir, resume)
+
+def run_training(config: RunConfig, resume: bool = False, allow: Sequence[str] = ()) -> Path:
+    """Train as the run file says; returns the output folder.
+
+    Raises GanpoError for what a user can fix, and StoppedError, with everything saved, after SIGTERM or SIGINT.
+    """
     accelerator = Accelerator(log_with=list(config.training.report_to) or None, project_dir=config.output_dir)
-    run = assemble(config, accelerator)
-    reporter, metrics = Reporter(run), MetricSums(run.models.device)
-    for line in (*(line for report in run.reports for line in report.lines()), *run.notes):
-        reporter.say(line)
+    held: list[OutputFolder] = []
+    with Interrupts(several_processes=accelerator.num_processes > 1) as interrupts:
+        try:
+            on_main(accelerator, lambda: held.append(OutputFolder(config.output_dir, resume)))
+            output = held[0] if held else OutputFolder.of_another_process(config.output_dir)
+            _train(assemble(config, accelerator), output, interrupts, resume, allow)
+        finally:
+            for output in held:
+                output.close()
+    return config.output_dir
 
-    start = restore_checkpoint(run, metrics, reporter.say) if resume else 0
-    if start == run.max_steps and (config.output_dir / "policy").is_dir():
-        reporter.say(f"{config.output_dir}: finished after {start} steps; nothing to do")
-        return config.output_dir
+
+def _train(run: Run, output: OutputFolder, interrupts: Interrupts, resume: bool, allow: Sequence[str]) -> None:
+    reporter, metrics = Reporter(run), MetricSums(run.models.device)
+    for line in (output.note, *(line for report in run.reports for line in report.lines()), *run.notes):
+        if line:
+            reporter.say(line)
+
+    start = restore_checkpoint(run, metrics, reporter.say, allow) if resume else 0
+    if start == run.max_steps and is_exported(run):
+        reporter.say(f"{output.path}: finished after {start} steps; nothing to do")
+        return
+    check_weights(run)
     if resume:
         reporter.say(f"resuming after step {start}" if start else "no checkpoint yet: starting from the beginning")
-    if start == 0:
-        reporter.write_card()
+    reporter.write_card()
     reporter.start(start)
 
-    with reporter.progress(start) as advance:
-        for step in range(start, run.max_steps):
-            train_step(run, run.window(step), step, metrics)
-            _after_step(run, step + 1, metrics, reporter, advance)
-    export(run)
-    # Not accelerator.end_training(): it destroys the process group under a model that still holds it, and a process
-    # that then drops the model can wait for ever or abort (seen in one of some thirty two-process runs).
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    reporter.say(f"finished: {config.output_dir}")
-    return config.output_dir
+    interrupts.can_finish = True
+    try:
+        with reporter.progress(start) as advance:
+            if start:
+                # Saved before it was evaluated: whether the process lived to do it is not in the checkpoint.
+                _evaluate(run, start, reporter)
+            for step in range(start, run.max_steps):
+                stop = _step(run, step, metrics, interrupts, reporter)
+                _after_step(run, output, step + 1, metrics, reporter, advance, stop)
+        export(run, output)
+    finally:
+        # Not accelerator.end_training(): it destroys the process group under a model that still holds it, and a process
+        # that then drops the model can wait for ever or abort (seen in one of some thirty two-process runs).
+        for tracker in run.accelerator.trackers:
+            tracker.finish()
+    reporter.say(f"finished: {output.path}")
+
+
+def _step(run: Run, step: int, metrics: MetricSums, interrupts: Interrupts, reporter: Reporter) -> int:
+    """One step; returns the signal by which the run is to stop after it. A step that is not finite leaves a bundle."""
+    before = randomness()
+    try:
+        stop = train_step(run, run.window(step), step, metrics, lambda: interrupts.number)
+    except NotFiniteError as error:
+        folder = write_bundle(run, step, before, error, reporter.say)
+        raise NotFiniteError(f"{error}. Reproduce it with `ganpo replay {folder}`", error.found, error.rows) from error
+    # Alone, nobody else must agree: a signal that came during the update counts too.
+    return stop or (interrupts.number if run.accelerator.num_processes == 1 else 0)
 
 
 def _after_step(
     run: Run,
+    output: OutputFolder,
     step: int,
     metrics: MetricSums,
     reporter: Reporter,
-    advance: Callable[[int, dict[str, float]], None],
+    advance: Advance,
+    stop: int,
 ) -> None:
-    """Report, evaluate and save after `step` optimizer steps, where it is time to."""
+    """Report, save and evaluate after `step` optimizer steps, where it is time to. Raises StoppedError for a signal."""
     training, last = run.config.training, step == run.max_steps
     values: dict[str, float] = {}
     if step % training.logging_steps == 0 or last:
         values = metrics.means(run.sum_over_processes)
         values["learning_rate"] = float(run.scheduler.get_last_lr()[0])
-        values["epoch"] = step * run.pairs_per_step / run.order.pairs_per_epoch
+        values["epoch"] = run.place(step) / run.order.pairs_per_epoch
         metrics.clear()
         reporter.metrics(step, values)
         for line in (line for health in reporter.health for line in health.warnings(values)):
             reporter.say(line)
-    if run.evaluation is not None and (last or (training.eval_steps and step % training.eval_steps == 0)):
-        reporter.metrics(step, evaluate(run))
     reporter.finish_step(step, values)
-    if last or (training.save_steps and step % training.save_steps == 0):
-        save_checkpoint(run, step, metrics)
+    if last or stop or (training.save_steps and step % training.save_steps == 0):
+        save_checkpoint(run, output, step, metrics)
+        reporter.check_spectral_norms()
+    if stop and not last:
+        raise StoppedError(stop, f"after step {step}, which is saved; continue with --resume")
+    _evaluate(run, step, reporter)
     advance(step, values)
 
 
-def _open_folder(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run, unless it is to be resumed."""
-    held = [name for name in ("run.yaml", FOLDER, "policy") if (folder / name).exists()]
-    if held and not resume:
-        raise CheckpointError(
-            f"output_dir: {folder} holds a run already ({', '.join(held)}); continue it with --resume, "
-            "or choose another output_dir"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"output_dir: {folder} cannot be made: {error}") from error
+def _evaluate(run: Run, step: int, reporter: Reporter) -> None:
+    """Held-out pairs, where it is time to; nothing that is drawn for them moves the training."""
+    training = run.config.training
+    due = step == run.max_steps or (training.eval_steps and step % training.eval_steps == 0)
+    if run.evaluation is not None and due:
+        check_reference(run)
+        with kept_randomness():
+            reporter.metrics(step, evaluate(run))

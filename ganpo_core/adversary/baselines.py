@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from ganpo_core.adversary.critic import Judgement
@@ -24,6 +25,21 @@ class Baselines:
         self._waits_for_step = means.config.means_clock == "step"
         self._sums_KG2: Tensor | None = None
         self._settled_KG: Tensor | None = None
+        self._before = (means.values_KG, means.started)
+
+    def remember(self) -> None:
+        """Keep the means, for `undo`."""
+        self._before = (self.means.values_KG, self.means.started)
+
+    def undo(self) -> None:
+        """Put back what `remember` kept, and drop what was counted since."""
+        self.means.values_KG, self.means.started = self._before
+        self._sums_KG2 = self._settled_KG = None
+
+    def at_stake(self) -> Tensor:
+        """The means and what is about to enter them: all of it must be finite."""
+        kept = self.means.values_KG.flatten()
+        return kept if self._sums_KG2 is None else torch.cat([kept, self._sums_KG2.flatten().to(kept)])
 
     @property
     def settle_first(self) -> bool:

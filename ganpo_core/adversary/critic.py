@@ -98,6 +98,16 @@ class Critic(nn.Module):
             norm.eval()
 
     @torch.no_grad()
+    def largest_singular_value(self) -> float | None:
+        """Of the weights that spectral norms keep at 1, exactly; None where there are none. Waits for the device."""
+        norms = [
+            torch.linalg.matrix_norm(getattr(module, name).detach().flatten(1).double(), 2)
+            for module, name, norm in self._spectral_norms()
+            if getattr(module, name).dim() > 1
+        ]
+        return float(torch.stack(norms).max()) if norms else None
+
+    @torch.no_grad()
     def _cool_spectral_norms(self) -> None:
         """Random singular vectors, as before any power iteration."""
         for _, _, norm in self._spectral_norms():

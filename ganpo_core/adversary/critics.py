@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from ganpo_core.adversary.critic import Critic
 from ganpo_core.adversary.regularizer import SIDES, Reduce
 from ganpo_core.components import Divergence
-from ganpo_core.errors import TrainingError
 
 
 class Critics:
@@ -32,6 +30,8 @@ class Critics:
         self.scheduler = scheduler
         self._max_grad_norm = max_grad_norm
         self._reduce = reduce
+        self._flat: Tensor | None = None
+        self._before: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Critic]:
         return iter(self.pair)
@@ -58,19 +58,26 @@ class Critics:
             if gradient is not None:
                 weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
-    def step(self, prefix: str, divergence: Divergence) -> None:
-        """Update both from the gradients of all processes. Raises TrainingError, changing nothing, if one is not finite."""
-        weights = [weight for critic in self.pair for weight in critic.parameters() if weight.grad is not None]
+    def gather(self) -> Tensor | None:
+        """Add the gradients of all processes up; returns the square of their norm, None where nothing is trained."""
+        weights = self._with_gradients()
         if not weights or self.optimizer is None:
+            return None
+        self._flat = self._reduce(torch.cat([weight.grad.flatten() for weight in weights]))  # type: ignore[union-attr]
+        return self._flat.square().sum()
+
+    def waiting(self) -> Tensor | None:
+        """The square of the norm of this process's gradients so far, None where there are none."""
+        squares = [weight.grad.square().sum() for weight in self._with_gradients() if weight.grad is not None]
+        return torch.stack(squares).sum() if squares else None
+
+    def step(self, divergence: Divergence) -> None:
+        """Update both from the gradients that `gather` added up."""
+        flat, self._flat = self._flat, None
+        if flat is None or self.optimizer is None:
             return
-        flat = self._reduce(torch.cat([weight.grad.flatten() for weight in weights]))  # type: ignore[union-attr]
-        if not math.isfinite(float(flat.square().sum())):
-            raise TrainingError(
-                f"{prefix}: the gradient of a critic is not finite; neither it nor the policy was updated. "
-                "Lower adversary.learning_rate, or check the latents with `norm: rms`"
-            )
         start = 0
-        for weight in weights:
+        for weight in self._with_gradients():
             weight.grad = flat[start : start + weight.numel()].view_as(weight)
             start += weight.numel()
         if self._max_grad_norm is not None:
@@ -84,10 +91,37 @@ class Critics:
                 critic.step_spectral_norms()
                 divergence.project(critic)
 
+    def remember(self) -> None:
+        """Keep a copy of everything that `step` changes, for `undo`: a game in which critics move before the policy's
+        gradient is known can then take their move back, and nobody waits for the device to find out."""
+        waiting = {name: weight.grad for name, weight in self._weights().items()}
+        copied = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        self._before = {"tensors": copied, "state": self.state(), "waiting": waiting}
+
+    def undo(self) -> None:
+        """Put back what `remember` kept, and drop what was accumulated since."""
+        if self._before is None:
+            return
+        if self.optimizer is not None:
+            self.optimizer.state.clear()
+        self.load(self._before["tensors"], self._before["state"])
+        for name, weight in self._weights().items():
+            weight.grad = self._before["waiting"][name]
+        self._flat = self._before = None
+
     def drop_gradients(self) -> None:
         """Forget what was accumulated."""
+        self._flat = None
         for critic in self.pair:
             critic.zero_grad(set_to_none=True)
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{side}.{name}": weight for side, critic in self.named().items() for name, weight in critic.named_parameters()
+        }
+
+    def _with_gradients(self) -> list[nn.Parameter]:
+        return [weight for weight in self._weights().values() if weight.grad is not None]
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and buffers of both critics, and their optimizer's moments."""

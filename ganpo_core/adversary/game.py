@@ -60,8 +60,22 @@ class CriticGame(Regularizer):
         )
         self._alternates = config.schedule == "alternating"
         self._shares_pass = not self._alternates and config.dropout == "both"
+        self._moved: Tensor | None = None
 
     # -- one step ----------------------------------------------------------------------------------------------------
+
+    def begin_step(self, step: int, num_micro_batches: int) -> None:
+        """Also keep what the step may have to take back."""
+        super().begin_step(step, num_micro_batches)
+        self.baselines.remember()
+        self._moved = None
+        if self._moves_first:
+            self.critics.remember()
+
+    @property
+    def _moves_first(self) -> bool:
+        """True where critics are updated before the policy's gradient is known."""
+        return self._alternates
 
     @property
     def looks_ahead(self) -> bool:
@@ -78,6 +92,7 @@ class CriticGame(Regularizer):
         if self._alternates:
             for batch in window:
                 self._train_critics(batch, self._judge_sides(batch), totals, metrics)
+            self._moved = self.critics.gather()
             self._step_critics()
 
     def penalty(self, batch: LatentBatch, totals: Totals, metrics: MetricSums) -> Tensor:
@@ -97,10 +112,25 @@ class CriticGame(Regularizer):
             metrics.add_part(f"{self.prefix}/{SIDES[index]}/policy_loss", answer)
         return reduce_sides(answers, self.plan)
 
+    def settle(self) -> dict[str, Tensor]:
+        """Also the critics' gradients, whether or not they have moved already, and the means."""
+        square = self._moved if self._moves_first else self.critics.gather()
+        square = self.critics.waiting() if square is None else square
+        found = super().settle() if square is None else {**super().settle(), f"{self.prefix} critics' gradient": square}
+        return {**found, f"{self.prefix} running means": self.baselines.at_stake()}
+
+    def undo_step(self) -> None:
+        """Critics and means are what they were, bit for bit."""
+        super().undo_step()
+        self.baselines.undo()
+        self.critics.undo()
+        if not self._moves_first:
+            self.critics.drop_gradients()
+
     def finish_step(self, metrics: MetricSums) -> None:
         """Step the critics (unless they moved first) and commit the running means."""
         super().finish_step(metrics)
-        if not self._alternates:
+        if not self._moves_first:
             self._step_critics()
         self.baselines.finish_step()
 
@@ -157,7 +187,7 @@ class CriticGame(Regularizer):
         if (self.step + 1) % self.plan.config.step_every:
             self.critics.drop_gradients()
         else:
-            self.critics.step(self.prefix, self.plan.divergence)
+            self.critics.step(self.plan.divergence)
 
     def _critic_loss(
         self, index: int, side: SideScores, live: tuple[float, float, float], batch: LatentBatch, rows_K: Tensor

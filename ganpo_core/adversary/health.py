@@ -13,6 +13,8 @@ SATURATED_GAP = 5.0
 """Logits between anchor and policy beyond which the critic's gradient has nothing left to say."""
 OVERSHOOT = 3.0
 """Logits by which the policy may score above its own anchor."""
+STEEPEST = 1.0 + 1e-3
+"""Largest singular value of a weight under a spectral norm before its power iteration counts as lagging."""
 COLLAPSED = 1e-6
 """Logits between groups below which a critic tells nothing apart."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ganpo_core.adversary.game import CriticGame, SideScores
-from ganpo_core.adversary.regularizer import LatentBatch, Regularizer, Totals
+from ganpo_core.adversary.regularizer import LatentBatch, Totals
 
 if TYPE_CHECKING:
     from ganpo_core.metrics import MetricSums
@@ -33,22 +33,24 @@ class ReleasedGame(CriticGame):
         super().begin_step(step, num_micro_batches)
         self._micro_batch = 0
 
+    @property
+    def _moves_first(self) -> bool:
+        """In the micro-batch that steps them."""
+        return True
+
     def penalty(self, batch: LatentBatch, totals: Totals, metrics: MetricSums) -> Tensor:
         """Critics first, stepping where the released rule has it; then the policy's answer."""
         self._train_critics(batch, self._judge_sides(batch), totals, metrics)
         self._micro_batch += 1
         gradients_are_exchanged = self._micro_batch == self.num_micro_batches
         if gradients_are_exchanged and (self.step + 1) % self.num_micro_batches == 0:
+            self._moved = self.critics.gather()
             self._step_critics()
             for _ in range(self.num_processes - 1):
                 if self.critics.scheduler is not None:
                     self.critics.scheduler.step()
         return self._answers(batch, self._judge_for_policy(batch), totals, metrics)
 
-    def finish_step(self, metrics: MetricSums) -> None:
-        """Nothing of the base game: critics and means have moved with the micro-batches."""
-        Regularizer.finish_step(self, metrics)
-        self.baselines.finish_step()
 
     def _judge(self, batch: LatentBatch, side: int, cross: bool) -> SideScores:
         critic, features = self.critics[side], self.plan.config.form == "feature_matching"

@@ -115,6 +115,7 @@ class Regularizer:
     def begin_step(self, step: int, num_micro_batches: int) -> None:
         """Called before a step's first micro-batch."""
         self.step, self.num_micro_batches = step, num_micro_batches
+        self._squares = None
 
     @property
     def looks_ahead(self) -> bool:
@@ -140,6 +141,15 @@ class Regularizer:
     def penalty(self, batch: LatentBatch, totals: Totals, metrics: MetricSums) -> Tensor:
         """This micro-batch's part of the unweighted penalty, differentiable in `batch.policy.states`."""
         raise NotImplementedError
+
+    def settle(self) -> dict[str, Tensor]:
+        """Called once the step's last gradient is known: what must be finite before anything is updated, by name."""
+        found = {} if self._squares is None else {f"{self.prefix} gradient at the latents": self._squares}
+        return found if self._scale is None else {**found, f"{self.prefix} scale": self._scale}
+
+    def undo_step(self) -> None:
+        """Called instead of `finish_step` where something was not finite: be as before `begin_step`."""
+        self._squares = None
 
     def finish_step(self, metrics: MetricSums) -> None:
         """Update whatever is trained beside the policy, and settle the next step's scale."""
@@ -193,6 +203,19 @@ class DirectDistance(Regularizer):
             metrics.add_part(f"{self.prefix}/{SIDES[side]}/distance", value.detach() * share)
             values.append(value * share)
         return reduce_sides(values, self.plan)
+
+    def settle(self) -> dict[str, Tensor]:
+        """Also the latents in the queues and those about to enter."""
+        rows = [*self._queues.values(), *(part for parts in self._fresh.values() for part in parts)]
+        if not rows:
+            return super().settle()
+        sums = torch.stack([part.sum(dtype=torch.float64) for part in rows])
+        return {**super().settle(), f"{self.prefix} queue of past latents": sums}
+
+    def undo_step(self) -> None:
+        """Nothing of the step enters the queues."""
+        super().undo_step()
+        self._fresh = {}
 
     def finish_step(self, metrics: MetricSums) -> None:
         """Let the step's reference latents enter the queues, those of all processes, and the oldest leave."""

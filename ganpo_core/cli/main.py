@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
-from ganpo_core.cli import check, data, describe, doctor, plan, plugins, schema, train, verify
-from ganpo_core.errors import ConfigError, GanpoError
+from ganpo_core.cli import check, checkpoints, data, describe, doctor, plan, plugins, replay, schema, train, verify
+from ganpo_core.errors import ConfigError, GanpoError, StoppedError
 from ganpo_core.plugins import load_plugins
 
 
@@ -22,6 +23,8 @@ def make_app() -> typer.Typer:
         rich_markup_mode="rich" if sys.stdout.isatty() and sys.stderr.isatty() else None,
     )
     app.command("train")(train.train)
+    app.command("checkpoints")(checkpoints.checkpoints)
+    app.command("replay")(replay.replay)
     app.command("check")(check.check)
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
@@ -39,7 +42,19 @@ def main() -> None:
     """Run the command line; what a user can fix is printed without a traceback, one line each."""
     try:
         make_app()()
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        _leave(stopped.exit_code)
     except GanpoError as error:
         for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
             print("error:", " ".join(line.strip() for line in problem.splitlines()), file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(error.exit_code) from None
+
+
+def _leave(code: int) -> None:
+    """Exit; at once where there are several processes, whose group's threads could still abort the interpreter."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(code)
+    raise SystemExit(code)

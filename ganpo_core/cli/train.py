@@ -13,13 +13,18 @@ import typer
 def train(
     run: Annotated[Path, typer.Argument(help="The run file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as objective.beta=0.2")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint, or start where there is none.")
+    ] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A key that may differ when resuming; may be given again.")
+    ] = None,
 ) -> None:
     """Train a policy as a run file says."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from ganpo_core import train as train_run
 
-    folder = train_run(run, overrides or (), resume=resume)
+    folder = train_run(run, overrides or (), resume=resume, allow=allow or ())
     if os.environ.get("RANK", "0") == "0":
         print(folder)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -7,6 +7,7 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -120,6 +121,20 @@ class PairDataset(Sequence[TokenPair]):
 
     def __iter__(self) -> Iterator[TokenPair]:
         return (self[i] for i in range(len(self)))
+
+    @cached_property
+    def digests(self) -> NDArray[np.int64]:
+        """[pairs], of the tokens of each pair: two pairs that differ in a token or a length differ here."""
+        # A random multiplier per place makes the sum depend on the order; integers wrap, so it is exact anywhere.
+        draw = np.random.default_rng(0)
+        places = draw.integers(1, 2**63, size=int(np.diff(self._starts).max(initial=0)), dtype=np.uint64) | np.uint64(1)
+        sides = draw.integers(1, 2**63, size=3, dtype=np.uint64)
+        sums = np.zeros(len(self), dtype=np.uint64)
+        for index in range(len(self)):
+            tokens = self._tokens[self._starts[index] : self._starts[index + 1]].astype(np.uint64)
+            sums[index] = ((tokens + np.uint64(1)) * places[: len(tokens)]).sum(dtype=np.uint64)
+        sums += (self._lengths.astype(np.uint64) * sides).sum(axis=1, dtype=np.uint64)
+        return sums.view(np.int64)
 
     def fingerprint(self) -> str:
         """sha256 over all token ids and lengths: equal where two datasets hold the same tokens in the same order."""
