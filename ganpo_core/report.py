@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ganpo_core.adversary import Health
 from ganpo_core.assemble import Run
+from ganpo_core.card import CARD, make_card
 from ganpo_core.config.run import flatten
 from ganpo_core.types import StepReport
 
@@ -41,7 +42,7 @@ class Reporter:
             print(message, file=sys.stderr, flush=True)
 
     def write_card(self) -> None:
-        """What runs, with what: `run.yaml`, a run file itself, and `plugins.json`."""
+        """What runs, with what: `run.yaml`, a run file itself, `plugins.json` and `card.json`."""
         if not self.is_main:
             return
         config, folder = self.run.config, self.run.config.output_dir
@@ -55,6 +56,7 @@ class Reporter:
             },
         }
         (folder / "plugins.json").write_text(json.dumps(plugins, indent=1), encoding="utf-8")
+        (folder / CARD).write_text(json.dumps(make_card(self.run), indent=1), encoding="utf-8")
 
     def start(self, step: int) -> None:
         """Open the metrics after `step`: lines of later steps belong to a past that a restart undoes."""

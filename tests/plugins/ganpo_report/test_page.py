@@ -1,0 +1,194 @@
+"""The page: whole, well-formed, self-contained, and plain about what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ganpo_report.drawing import Curve, draw, thinned
+from ganpo_report.page import make_page
+from run_samples import GAME, GOOD, MakeRun, lines
+
+from ganpo_core.cli.main import main
+
+SECTIONS = ["reading", "what-ran", "training", "critics", "divergence", "temperature", "lengths", "samples"]
+VOID = {"meta", "line", "path", "use", "rect", "br", "link", "img", "input"}
+SWEEP = {
+    "title": "RecordWorld",
+    "columns": ["policy", "temperature", "matched", "valid", "win"],
+    "rows": [["reference", 0.5, False, 1.0, 0.5], ["reference", 1.0, False, 0.9, 0.5], ["ganpo", 1.0, False, 0.8, 0.6],
+             ["ganpo", 0.5, False, 0.9, 0.6], ["ganpo", 1.2, True, 0.7, 0.55]],
+    "paper": [["GANPO", 1.0, None, None, 0.5]],
+}  # fmt: skip
+BUCKETS = {"title": "By length", "rows": [{"bucket": "0-9", "win": 0.4}, {"bucket": "10-19", "win": 0.6}]}
+
+
+class Checker(HTMLParser):
+    """Raises where tags do not nest; collects ids, references, texts and whatever would be fetched."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._note(tag, attrs)
+
+    def _note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "xlink:href", "action", "data"):
+                self.links.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def full(make_run: MakeRun) -> tuple[Any, Any]:
+    """Two runs with everything that a page can show."""
+    held_out = [{"step": step, "eval_rewards/margins": 0.1, "eval_rewards/accuracies": 0.6} for step in (20, 40)]
+    answer = {"instruction": "Sum 1 and 2. <b>&", "generator": "policy", "temperature": 1.0}
+    files = {"evaluation/sweep.json": json.dumps(SWEEP), "evaluation/buckets.json": json.dumps(BUCKETS)}
+    dpo = make_run(name="dpo", files={"samples.json": json.dumps([{**answer, "output": "3 <script>alert(1)</script>"}])})
+    ganpo = make_run(
+        [*lines(**GOOD, **GAME), *held_out],
+        name="ganpo",
+        settings={"divergence": {"use": "ragan"}, "latents": {"use": "hidden_state"}},
+        files={**files, "samples.json": json.dumps([{**answer, "output": ""}]), "evaluation/odd.json": "{}"},
+    )
+    return dpo, ganpo
+
+
+def test_every_section_is_there_and_nothing_is_fetched(full: tuple[Any, Any]) -> None:
+    page = make_page(full)
+    found = Checker(page)
+    assert [name for name in found.ids if name in SECTIONS] == SECTIONS
+    assert len(set(found.ids)) == len(found.ids)
+    inside = {link.removeprefix("#") for link in found.links if link.startswith("#")}
+    assert inside <= set(found.ids)
+    assert all(link.startswith("#") for link in found.links)
+    assert not {"script", "link", "iframe", "img"} & set(found.tags)
+    assert not re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"arXiv [\d.]+", "", page))
+    assert re.findall(r"url\(#([\w-]+)\)", page)
+    assert set(re.findall(r"url\(#([\w-]+)\)", page)) <= set(found.ids)
+
+
+def test_what_users_wrote_is_shown_and_not_run(full: tuple[Any, Any]) -> None:
+    page = make_page(full)
+    assert "<script>" not in page
+    text = Checker(page).text
+    assert "3 <script>alert(1)</script>" in text
+    assert "Sum 1 and 2. <b>&" in text
+    assert "(an empty response)" in text
+
+
+def test_numbers_sentences_and_the_papers_rows_are_on_the_page(full: tuple[Any, Any]) -> None:
+    text = Checker(make_page(full)).text
+    for expected in (
+        "chosen log-probability down 0.40 nats a token", "held-out accuracy", "Settings that differ", "divergence.use",
+        "ragan", "Scores of the chosen critic", "Divergence estimate", "RecordWorld: valid", "ganpo, entropy matched",
+        "By length: win", "T = 1.20", "Rows in italics are the paper's", "bbbbbbbbbbbb", "dddddddddddd",
+        "aaaaaaaaaaaa, with uncommitted changes", "ganpo/evaluation/odd.json has no", "All runs have seed 0",
+        "99 (mean tokens of prompt, chosen, rejected: 5, 10, 10)",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_charts_have_every_run_in_its_own_colour(full: tuple[Any, Any]) -> None:
+    page = make_page(full)
+    margin = page[page.index("Reward margin") :].partition("</figure>")[0]
+    assert "var(--series-0)" in margin and "var(--series-1)" in margin
+    assert "dpo, training pairs" in margin and "ganpo, held-out pairs" in margin
+    assert not re.findall(r"#[0-9a-f]{6}", margin.replace("#ffffff", ""))
+
+
+def test_tables_scroll_inside_their_own_box_and_charts_fit_their_column(full: tuple[Any, Any]) -> None:
+    """What keeps the page itself from scrolling sideways at 480 pixels."""
+    page = make_page(full)
+    assert page.count("<table>") == page.count('<div class="scroll')
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", page)
+    assert re.search(r"svg \{[^}]*width: 100%", page)
+    assert not re.search(r'<svg[^>]* width="', page)
+    assert all("viewBox" in tag for tag in re.findall(r"<svg[^>]*>", page))
+    assert 'name="viewport"' in page
+
+
+def test_what_is_missing_is_said_in_words(make_run: MakeRun) -> None:
+    page = make_page([make_run([], name="old")])
+    found = Checker(page)
+    assert "figure" not in found.tags
+    for expected in (
+        "metrics.jsonl holds no line yet", "`ganpo evaluate temperature` writes one", "`ganpo evaluate length-buckets` writes",
+        "`ganpo generate` writes them", "without a latent regularizer", "no card.json", "No metrics were logged",
+    ):  # fmt: skip
+        assert expected in found.text, expected
+
+
+def test_a_single_run_colours_its_groups_and_says_what_it_is(make_run: MakeRun) -> None:
+    run = make_run(lines(**GOOD, **GAME), settings={"divergence": {"use": "ragan"}, "latents": {"use": "pooled"}})
+    page = make_page([run])
+    assert "Objective dpo, with ragan on pooled beside it; 40 steps." in page
+    assert "reference (anchor)" in page
+    assert "No held-out pairs" in page
+
+
+def test_runs_that_answered_different_prompts_are_shown_alone(make_run: MakeRun) -> None:
+    def samples(prompt: str) -> dict[str, str]:
+        return {"samples.json": json.dumps([{"instruction": prompt, "output": "x"}])}
+
+    text = Checker(make_page([make_run(name="a", files=samples("p")), make_run(name="b", files=samples("q"))])).text
+    assert "The runs answered different prompts" in text
+
+
+def test_long_series_are_thinned_to_means_of_neighbours() -> None:
+    """Six values, at most three points: pairs, whose means are 0.5, 2.5 and 4.5."""
+    assert thinned(range(6), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], most=3) == ([0.5, 2.5, 4.5], [0.5, 2.5, 4.5])
+    assert thinned([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
+    drawn = draw("Many", "", [Curve("a", range(10_000), [float(i % 7) for i in range(10_000)])])
+    assert len(drawn.svg) < 40_000
+
+
+def test_values_over_three_decades_are_drawn_on_a_logarithmic_axis() -> None:
+    steep = draw("Steep", "", [Curve("a", [1, 2, 3], [1e-3, 1.0, 10.0])]).svg
+    flat = draw("Flat", "", [Curve("a", [1, 2, 3], [1.0, 2.0, 3.0])]).svg
+    assert "mathdefault" in steep or "10" in steep
+    assert ">2.0<" in flat.replace("\n", "") and ">2.0<" not in steep.replace("\n", "")
+
+
+def test_the_command_writes_into_the_first_run_unless_told(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(make_run(name=name).folder) for name in ("one", "two")]
+    for arguments, expected in (
+        (runs, Path(runs[0]) / "report.html"),
+        ([*runs, "--output", str(tmp_path / "new" / "page.html")], tmp_path / "new" / "page.html"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["ganpo", "report", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+        assert capsys.readouterr().out.strip() == str(expected)
+        Checker(expected.read_text(encoding="utf-8"))
