@@ -19,7 +19,7 @@ from ganpo_core.data.files import FILE_READERS, suffix_of
 from ganpo_core.data.sources import NamedSource, named_sources
 
 CARD = "card.json"
-SECRET_KEY = re.compile(r"(?:^|[._-])(?:token|secret|password|passwd|api_?key|credentials?)$", re.IGNORECASE)
+SECRET_KEY = re.compile(r"(?:^|[._-])(?:token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
 SECRET_VALUE = re.compile(r"\b(?:hf_|sk-|gh[pousr]_|github_pat_)[\w-]{8,}|(?<=://)[^/@\s]+(?=@)")
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 

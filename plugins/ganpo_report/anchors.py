@@ -183,7 +183,8 @@ def write(found: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     written, drawn = folder / "anchor_distance.json", folder / "anchor_distance.png"
     written.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     figure, panels = pyplot_figure(2)
-    for axes, (name, label) in zip(panels, (("cosine", "1 - cosine of pooled states"), ("l2", "L2 of pooled states")), strict=True):
+    labels = {"cosine": "1 - cosine of pooled states", "l2": "L2 of pooled states"}
+    for axes, (name, label) in zip(panels, labels.items(), strict=True):
         for colour, (kind, mark) in zip(COLOURS, (("paraphrase", "o"), ("near-string", "D")), strict=False):
             rows = [row for row in found["rows"] if row["kind"] == kind]
             x, y = [row["edits"] for row in rows], [row[name] for row in rows]

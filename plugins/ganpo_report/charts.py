@@ -10,6 +10,7 @@ from ganpo_report.drawing import Curve, Drawing, draw
 from ganpo_report.runs import RunFolder, Series
 from ganpo_report.tables import BUCKET, TEMPERATURE, Table, number
 
+
 @dataclass(frozen=True)
 class Chart:
     """One chart of training metrics; drawn where a run logged any of its keys."""
@@ -20,6 +21,7 @@ class Chart:
     keys: Mapping[str, str]
     """Metric -> its label. `{}` stands for an adversary's prefix."""
     zero: bool = False
+    log: bool = False
     per_token: bool = False
     """Divided by the length of the responses of the same interval."""
 
@@ -27,7 +29,7 @@ class Chart:
 TRAINING = (
     Chart(
         "Reward margin",
-        "Chosen minus rejected implicit reward. It should rise; dashed, on held-out pairs, it should rise too.",
+        "Chosen minus rejected implicit reward. It should rise, on held-out pairs too.",
         "reward",
         {"rewards/margins": "training pairs", "eval_rewards/margins": "held-out pairs"},
         zero=True,
@@ -59,6 +61,7 @@ TRAINING = (
         "Of the policy, before the clip. A spike is a batch to look at; a steady rise, a learning rate too high.",
         "norm",
         {"grad_norm": "policy"},
+        log=True,
     ),
 )
 GROUPS = {"anchor": "reference (anchor)", "policy": "policy", "cross": "other side (cross)"}
@@ -121,6 +124,7 @@ DIVERGENCES = (
         "Norm of the penalty's gradient at the latents, weight included, over the objective's. At 1 it leads the training.",
         "ratio",
         {"{}/gradient_ratio": "ratio"},
+        log=True,
     ),
 )
 
@@ -143,22 +147,30 @@ def _draw(chart: Chart, runs: Sequence[RunFolder], prefix: str) -> Drawing | Non
         return None
     named = prefix.partition("/")[2]
     title = f"{chart.title}: {named}" if named else chart.title
-    return draw(title, chart.caption, curves, y_label=chart.y_label, zero=chart.zero)
+    return draw(title, chart.caption, curves, y_label=chart.y_label, zero=chart.zero, log=chart.log)
 
 
 def _curves(chart: Chart, runs: Sequence[RunFolder], prefix: str) -> Iterator[Curve]:
-    for index, run in enumerate(runs):
-        for place, (key, label) in enumerate(chart.keys.items()):
-            series = run.series(key.format(prefix))
-            if chart.per_token:
-                series = per_token(run, series, key)
-            if not series:
-                continue
-            if len(runs) == 1:
-                yield Curve(label, series.steps, series.values, place, marks=key.startswith("eval_"))
-            else:
-                label = f"{run.name}, {label}" if len(chart.keys) > 1 else run.name
-                yield Curve(label, series.steps, series.values, index, place, marks=key.startswith("eval_"))
+    found = {
+        (index, place): series
+        for index, run in enumerate(runs)
+        for place, key in enumerate(chart.keys)
+        if (series := _series(chart, run, key.format(prefix)))
+    }
+    labels = list(chart.keys.values())
+    alone = len({place for _, place in found}) == 1
+    for (index, place), series in found.items():
+        marks = list(chart.keys)[place].startswith("eval_")
+        if len(runs) == 1:
+            yield Curve(labels[place], series.steps, series.values, place, marks=marks)
+        else:
+            label = runs[index].name if alone else f"{runs[index].name}, {labels[place]}"
+            yield Curve(label, series.steps, series.values, index, place, marks=marks)
+
+
+def _series(chart: Chart, run: RunFolder, key: str) -> Series:
+    series = run.series(key)
+    return per_token(run, series, key) if chart.per_token else series
 
 
 def per_token(run: RunFolder, series: Series, key: str) -> Series:

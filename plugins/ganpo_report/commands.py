@@ -55,7 +55,8 @@ def diff(
     from ganpo_report.runs import read_runs
 
     try:
-        found = compare(*read_runs([first, second]), tolerance)
+        one, other = read_runs([first, second])
+        found = compare(one, other, tolerance)
     except GanpoError as error:
         # As diff(1) has it: 1 means a difference, so trouble needs a status of its own.
         print(f"error: {error}", file=sys.stderr)

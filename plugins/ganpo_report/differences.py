@@ -121,7 +121,8 @@ def _table(title: str, names: Sequence[str], differences: Sequence[Difference], 
 
 def _hashes(run: RunFolder) -> dict[str, str]:
     """What the run was made of, and the weights that came out, by name."""
-    card, found = run.card, {}
+    card = run.card
+    found: dict[str, str] = {}
     for part in ("model", "reference"):
         model = card.get(part) or {}
         found |= {f"{part} {name}": digest for name, digest in (model.get("files") or {}).items()}
@@ -169,7 +170,7 @@ def _by_step(run: RunFolder) -> dict[int, Line]:
     merged: dict[int, dict[str, float]] = {}
     for line in (*run.training, *run.held_out):
         merged.setdefault(int(line["step"]), {}).update(line)
-    return {step: line for step, line in merged.items()}
+    return dict(merged)
 
 
 def _lines(one: Line, other: Line, tolerance: float) -> list[Difference]:

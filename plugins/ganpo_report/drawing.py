@@ -22,6 +22,8 @@ DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 INK, FAINT = "#24292f", "#c9cfd6"
 MOST_POINTS = 300
 """Beyond it, neighbouring points are averaged: a screen has no more."""
+WIDE_SPAN = 100.0
+"""Of the largest value over the smallest, beyond which a linear axis hides the small ones."""
 SIZE = (5.4, 3.0)
 """Inches of 96 pixels; text of 10 points is then readable where the page is 480 pixels wide."""
 
@@ -69,13 +71,17 @@ def draw(
     x_label: str = "step",
     y_label: str = "",
     zero: bool = False,
+    log: bool = False,
     ticks: Sequence[str] = (),
 ) -> Drawing:
-    """A chart; `zero` adds the line at 0, `ticks` name the places 0, 1, … of the horizontal axis."""
+    """A chart; `zero` adds the line at 0, `ticks` name the places 0, 1, … of the horizontal axis.
+
+    With `log` the axis is logarithmic where values span more than two orders of magnitude.
+    """
     figure, axes = _axes()
     plot_curves(axes, curves)
     finite = [value for curve in curves for value in curve.y if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) > 200 * min(finite):
+    if log and finite and min(finite) > 0 and max(finite) > WIDE_SPAN * min(finite):
         axes.set_yscale("log")
     elif zero:
         axes.axhline(0.0, color=FAINT, linewidth=1, zorder=0)
@@ -135,11 +141,11 @@ def as_svg(figure: Figure, title: str) -> str:
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r' xmlns(?::xlink)?="[^"]*"| version="1.1"', "", svg)
     svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\d\.\d{2})\d+", r"\1", path[0]), svg)
     # Several charts share a page: ids are its own, and groups that nothing refers to need none.
     referred = set(re.findall(r"#([\w-]+)\)|href=\"#([\w-]+)\"", svg))
     kept = {name for pair in referred for name in pair if name}
-    svg = re.sub(r' id="([\w-]+)"', lambda found: f' id="{key}-{found[1]}"' if found[1] in kept else "", svg)
+    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{key}-{found[1]}"' if found[1] in kept else "", svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", svg)
     for index, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--series-{index})")

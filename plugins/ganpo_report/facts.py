@@ -119,6 +119,15 @@ def essential_keys(run: RunFolder) -> list[str]:
     ]
 
 
+def telling_keys(runs: Sequence[RunFolder], keys: Sequence[str]) -> list[str]:
+    """Of keys that differ, those that every run has, and the essential ones: not every option of an absent section."""
+    return [
+        key
+        for key in keys
+        if all(key in run.settings for run in runs) or any(key == each or key.startswith(f"{each}.") for each in ESSENTIAL)
+    ]
+
+
 def policy_digest(run: RunFolder) -> str:
     """The trained weights' sha256, from the manifest; empty where the run has not finished."""
     path = run.folder / "policy" / "manifest.json"

@@ -60,6 +60,11 @@ def comparisons(runs: Sequence[RunFolder]) -> list[Finding]:
     return [*same_data(runs), *same_start(runs), *one_seed(runs)]
 
 
+def shared(found: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """What is found in every one of several runs: said once."""
+    return [] if len(found) < 2 else [finding for finding in found[0] if all(finding in other for other in found[1:])]
+
+
 # -- one run -------------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +291,8 @@ def one_seed(runs: Sequence[RunFolder]) -> Iterator[Finding]:
     """A difference that one seed shows is no result yet."""
     seeds = {run.settings.get("seed") for run in runs}
     if len(seeds) == 1:
-        yield Finding("note", f"All runs have seed {seeds.pop()}: differences between them are of one seed, which decides nothing.")
+        text = f"All runs have seed {seeds.pop()}: differences between them are of one seed, which decides nothing."
+        yield Finding("note", text)
 
 
 # -- evaluations ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ganpo_report import charts, facts
 from ganpo_report.drawing import COLOURS
-from ganpo_report.findings import comparisons, evaluated, findings
+from ganpo_report.findings import comparisons, evaluated, findings, shared
 from ganpo_report.runs import RunFolder
 from ganpo_report.tables import BUCKET, TEMPERATURE, Outputs, Table, find, merge
 
@@ -117,9 +117,13 @@ def _lead(runs: Sequence[RunFolder]) -> str:
 
 def _reading(runs: Sequence[RunFolder], tables: Sequence[Table]) -> Section:
     parts = []
-    if across := [*comparisons(runs), *evaluated(tables)]:
+    own = [findings(run) for run in runs]
+    common = shared(own)
+    if across := [*comparisons(runs), *common, *evaluated(tables)]:
         parts.append(Part("findings", across, "Across the runs" if len(runs) > 1 else "Evaluations"))
-    parts += [Part("findings", findings(run), run.name if len(runs) > 1 or across else "") for run in runs]
+    for run, found in zip(runs, own, strict=True):
+        if rest := [finding for finding in found if finding not in common]:
+            parts.append(Part("findings", rest, run.name if len(runs) > 1 or across else ""))
     grid = facts.outcome(runs)
     notes = ("Means over the last tenth of the logged lines; held-out figures are the last ones.",)
     if grid.rows:
@@ -131,8 +135,12 @@ def _what_ran(runs: Sequence[RunFolder]) -> Section:
     parts = [Part("table", facts.provenance(runs), wide=True, notes=_without_card(runs))]
     if len(runs) > 1:
         keys = facts.differing_keys(runs)
+        main = facts.telling_keys(runs, keys)
         if keys:
-            parts.append(Part("table", facts.configuration(runs, keys), "Settings that differ", wide=True))
+            parts.append(Part("table", facts.configuration(runs, main or keys), "Settings that differ", wide=True))
+            if main and len(main) < len(keys):
+                title = f"All {len(keys)} settings that differ, options of sections that not every run has among them"
+                parts.append(Part("table", facts.configuration(runs, keys), title, folded=True, wide=True))
         else:
             parts.append(Part("list", ["The run files are the same, output_dir aside."], "Settings that differ"))
     else:

@@ -24,8 +24,8 @@ MEASURE = """
 const frame = document.querySelector("iframe");
 frame.onload = () => {
   const page = frame.contentDocument, width = frame.clientWidth;
-  const boxed = (e) => e.closest(".scroll") !== null;
-  const wide = [...page.body.querySelectorAll("*")].filter((e) => !boxed(e) && !e.closest("svg"))
+  const boxed = (e) => e.parentElement.closest(".scroll") !== null;
+  const wide = [...page.body.querySelectorAll("*")].filter((e) => !boxed(e) && !e.parentElement.closest("svg"))
     .filter((e) => e.getBoundingClientRect().right > width + 1).map((e) => e.tagName + "." + e.className);
   const clipped = [...page.querySelectorAll("figure svg[role=img] text")].filter((e) => {
     const own = e.getBoundingClientRect(), frame = e.closest("svg").getBoundingClientRect();
@@ -73,11 +73,11 @@ def test_nothing_is_clipped_empty_or_too_small(browser: str, width: int, make_ru
     samples = [{"instruction": "word " * 60, "output": "unbroken" * 40, "generator": "dpo"}]
     runs = [
         make_run(name="dpo", files={"samples.json": json.dumps(samples), "evaluation/sweep.json": json.dumps(sweep)}),
-        make_run(lines(**GOOD, **GAME), name="a_run_with_a_rather_long_name_for_its_folder", settings={"divergence": {"use": "ragan"}}),
+        make_run(lines(**GOOD, **GAME), "a_run_with_a_rather_long_name_for_its_folder", {"divergence": {"use": "ragan"}}),
     ]
     found = measured(browser, make_page(runs), width, tmp_path)
-    assert found["scroll"] <= width
     assert (found["wide"], found["clipped"], found["empty"]) == ([], [], [])
+    assert found["scroll"] <= width
     assert found["charts"] >= 12
     assert found["chart"] > 150
     assert found["size"] >= 16

@@ -14,6 +14,7 @@ from run_samples import MakeRun
 
 from ganpo_core.cli.main import main
 
+
 def line(step: int, **values: float) -> dict[str, float]:
     return {"step": step, **values}
 

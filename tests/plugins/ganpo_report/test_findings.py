@@ -198,6 +198,12 @@ def test_runs_of_other_data_weights_and_seeds_are_compared_with_a_warning(make_r
     assert not comparisons([one])
 
 
+def test_what_is_found_in_every_run_is_said_once() -> None:
+    one, two, three = (rules.Finding("note", text) for text in "abc")
+    assert rules.shared([[one, two], [two, three]]) == [two]
+    assert rules.shared([[one, two]]) == []
+
+
 def row(policy: str, temperature: float, strict: float, matched: bool = False) -> dict[str, Any]:
     return {"policy": policy, "temperature": temperature, "matched": matched, "strict": strict}
 

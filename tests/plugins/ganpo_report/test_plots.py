@@ -42,7 +42,7 @@ def test_margins_of_several_runs(
 
 
 def test_a_run_without_margins_is_named(make_run: MakeRun) -> None:
-    with pytest.raises(DataError, match="no margins in metrics.jsonl"):
+    with pytest.raises(DataError, match=r"no margins in metrics\.jsonl"):
         margins.measure([make_run(lines(2, loss=1.0))])
 
 

@@ -82,9 +82,10 @@ def test_number() -> None:
 
 
 def test_a_sweep_is_drawn_with_its_matched_points_apart() -> None:
+    points = (("a", 0.5, False, 0.9), ("a", 1.0, False, 0.8), ("a", 1.2, True, 0.7), ("b", 0.5, False, 0.9))
     rows = tuple(
         {"policy": name, "temperature": t, "matched": matched, "valid": valid, "valid_low": 0.0, "length": 10.0}
-        for name, t, matched, valid in (("a", 0.5, False, 0.9), ("a", 1.0, False, 0.8), ("a", 1.2, True, 0.7), ("b", 0.5, False, 0.9))
+        for name, t, matched, valid in points
     )
     [drawn] = table_charts(Table("lab", tuple(rows[0]), rows))
     assert drawn.title == "lab: valid"
