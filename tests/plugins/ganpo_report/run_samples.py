@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ganpo_report.runs import RunFolder
+import yaml
+from ganpo_report.runs import RunFolder, read_runs
 
 MakeRun = Callable[..., RunFolder]
 
@@ -73,3 +77,33 @@ GAME: dict[str, Any] = {
     }.items()
 } | {"adversary__penalty": 0.1, "adversary__gradient_ratio": 0.1}  # fmt: skip
 """What a game with two healthy critics logs beside it."""
+
+
+def write_run(
+    root: Path,
+    metrics: Sequence[Mapping[str, float]] | None = None,
+    name: str = "dpo",
+    settings: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> RunFolder:
+    """Writes a run's folder and reads it; `settings` by dotted path, `card` and `files` replace what is there."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    run = copy.deepcopy(SETTINGS)
+    for path, value in (settings or {}).items():
+        section = run
+        *parents, key = path.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[key] = value
+    (folder / "run.yaml").write_text(yaml.safe_dump(run, sort_keys=False), encoding="utf-8")
+    (folder / "plugins.json").write_text(json.dumps(PLUGINS), encoding="utf-8")
+    if card is not None or name != "old":
+        (folder / "card.json").write_text(json.dumps({**CARD, **(card or {})}), encoding="utf-8")
+    written = lines(**GOOD) if metrics is None else metrics
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written), encoding="utf-8")
+    for path, text in (files or {}).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return read_runs([folder])[0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ganpo_report.drawing import Curve, draw, thinned
 from ganpo_report.page import make_page
-from run_samples import GAME, GOOD, MakeRun, lines
+from run_samples import GAME, GOOD, MakeRun, lines, write_run
 
 from ganpo_core.cli.main import main
 
@@ -66,9 +66,10 @@ class Checker(HTMLParser):
         self.text += data
 
 
-@pytest.fixture
-def full(make_run: MakeRun) -> tuple[Any, Any]:
-    """Two runs with everything that a page can show."""
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of two runs with everything that can be shown."""
+    make_run = partial(write_run, tmp_path_factory.mktemp("runs"))
     held_out = [{"step": step, "eval_rewards/margins": 0.1, "eval_rewards/accuracies": 0.6} for step in (20, 40)]
     answer = {"instruction": "Sum 1 and 2. <b>&", "generator": "policy", "temperature": 1.0}
     files = {"evaluation/sweep.json": json.dumps(SWEEP), "evaluation/buckets.json": json.dumps(BUCKETS)}
@@ -79,34 +80,32 @@ def full(make_run: MakeRun) -> tuple[Any, Any]:
         settings={"divergence": {"use": "ragan"}, "latents": {"use": "hidden_state"}},
         files={**files, "samples.json": json.dumps([{**answer, "output": ""}]), "evaluation/odd.json": "{}"},
     )
-    return dpo, ganpo
+    return make_page([dpo, ganpo])
 
 
-def test_every_section_is_there_and_nothing_is_fetched(full: tuple[Any, Any]) -> None:
-    page = make_page(full)
-    found = Checker(page)
+def test_every_section_is_there_and_nothing_is_fetched(full: str) -> None:
+    found = Checker(full)
     assert [name for name in found.ids if name in SECTIONS] == SECTIONS
     assert len(set(found.ids)) == len(found.ids)
     inside = {link.removeprefix("#") for link in found.links if link.startswith("#")}
     assert inside <= set(found.ids)
     assert all(link.startswith("#") for link in found.links)
     assert not {"script", "link", "iframe", "img"} & set(found.tags)
-    assert not re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"arXiv [\d.]+", "", page))
-    assert re.findall(r"url\(#([\w-]+)\)", page)
-    assert set(re.findall(r"url\(#([\w-]+)\)", page)) <= set(found.ids)
+    assert not re.findall(r"(?:https?:)?//[\w.]+", re.sub(r"arXiv [\d.]+", "", full))
+    assert re.findall(r"url\(#([\w-]+)\)", full)
+    assert set(re.findall(r"url\(#([\w-]+)\)", full)) <= set(found.ids)
 
 
-def test_what_users_wrote_is_shown_and_not_run(full: tuple[Any, Any]) -> None:
-    page = make_page(full)
-    assert "<script>" not in page
-    text = Checker(page).text
+def test_what_users_wrote_is_shown_and_not_run(full: str) -> None:
+    assert "<script>" not in full
+    text = Checker(full).text
     assert "3 <script>alert(1)</script>" in text
     assert "Sum 1 and 2. <b>&" in text
     assert "(an empty response)" in text
 
 
-def test_numbers_sentences_and_the_papers_rows_are_on_the_page(full: tuple[Any, Any]) -> None:
-    text = Checker(make_page(full)).text
+def test_numbers_sentences_and_the_papers_rows_are_on_the_page(full: str) -> None:
+    text = Checker(full).text
     for expected in (
         "chosen log-probability down 0.40 nats a token", "held-out accuracy", "Settings that differ", "divergence.use",
         "ragan", "Scores of the chosen critic", "Divergence estimate", "RecordWorld: valid", "ganpo, entropy matched",
@@ -117,23 +116,21 @@ def test_numbers_sentences_and_the_papers_rows_are_on_the_page(full: tuple[Any, 
         assert expected in text, expected
 
 
-def test_charts_have_every_run_in_its_own_colour(full: tuple[Any, Any]) -> None:
-    page = make_page(full)
-    margin = page[page.index("Reward margin") :].partition("</figure>")[0]
+def test_charts_have_every_run_in_its_own_colour(full: str) -> None:
+    margin = full[full.index("Reward margin") :].partition("</figure>")[0]
     assert "var(--series-0)" in margin and "var(--series-1)" in margin
     assert "dpo, training pairs" in margin and "ganpo, held-out pairs" in margin
     assert not re.findall(r"#[0-9a-f]{6}", margin.replace("#ffffff", ""))
 
 
-def test_tables_scroll_inside_their_own_box_and_charts_fit_their_column(full: tuple[Any, Any]) -> None:
+def test_tables_scroll_inside_their_own_box_and_charts_fit_their_column(full: str) -> None:
     """What keeps the page itself from scrolling sideways at 480 pixels."""
-    page = make_page(full)
-    assert page.count("<table>") == page.count('<div class="scroll')
-    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", page)
-    assert re.search(r"svg \{[^}]*width: 100%", page)
-    assert not re.search(r'<svg[^>]* width="', page)
-    assert all("viewBox" in tag for tag in re.findall(r"<svg[^>]*>", page))
-    assert 'name="viewport"' in page
+    assert full.count("<table>") == full.count('<div class="scroll')
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", full)
+    assert re.search(r"svg \{[^}]*width: 100%", full)
+    assert not re.search(r'<svg[^>]* width="', full)
+    assert all("viewBox" in tag for tag in re.findall(r"<svg[^>]*>", full))
+    assert 'name="viewport"' in full
 
 
 def test_what_is_missing_is_said_in_words(make_run: MakeRun) -> None:
