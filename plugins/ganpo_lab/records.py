@@ -21,7 +21,7 @@ def write_records(folder: Path, name: str, rows: Sequence[Row], requests: Sequen
     """`evaluation/recordworld.json` and `samples.json`, the latter at T = 1 with the same noise for every policy."""
     (folder / "evaluation").mkdir(exist_ok=True)
     kept = [asdict(row) for row in rows if row.policy in (*REFERENCES, name)]
-    table = {"title": "RecordWorld", "columns": list(kept[0]), "rows": kept, "notes": [FOOTNOTE]}
+    table = {"title": "RecordWorld", "columns": list(kept[0]), "rows": kept, "notes": [FOOTNOTE.replace("T with *", "matched")]}
     (folder / "evaluation" / "recordworld.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
     shown = list(requests[:NUM_SAMPLES])
     answers = sample(policy, shown, 1.0, gumbel_noise(len(shown), 0))

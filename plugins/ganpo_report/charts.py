@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ganpo_report.drawing import Curve, Drawing, draw
@@ -161,11 +161,9 @@ def _curves(chart: Chart, runs: Sequence[RunFolder], prefix: str) -> Iterator[Cu
     alone = len({place for _, place in found}) == 1
     for (index, place), series in found.items():
         marks = list(chart.keys)[place].startswith("eval_")
-        if len(runs) == 1:
-            yield Curve(labels[place], series.steps, series.values, place, marks=marks)
-        else:
-            label = runs[index].name if alone else f"{runs[index].name}, {labels[place]}"
-            yield Curve(label, series.steps, series.values, index, place, marks=marks)
+        colour, dash = (place, 0) if len(runs) == 1 else (index, place)
+        group = "" if alone else labels[place]
+        yield Curve(runs[index].name, series.steps, series.values, group, colour, dash, marks)
 
 
 def _series(chart: Chart, run: RunFolder, key: str) -> Series:
@@ -187,28 +185,33 @@ MEASURES = ("win", "win_rate", "lc_win", "valid", "strict", "reward", "accuracy"
 """Columns that are drawn, by the beginning of their names."""
 
 
-def table_charts(table: Table) -> list[Drawing]:
-    """A table over temperatures or over buckets of length, drawn; nothing of any other."""
+def table_charts(table: Table, runs: Sequence[str] = ()) -> list[Drawing]:
+    """A table over temperatures or over buckets of length, drawn; nothing of any other.
+
+    What has the name of a run has its colour, too.
+    """
     if (bucket := table.column(*BUCKET)) is not None:
-        return list(_bucket_charts(table, bucket))
+        return list(_bucket_charts(table, bucket, runs))
     if (temperature := table.column(*TEMPERATURE)) is not None and temperature in table.numeric:
-        return list(_temperature_charts(table, temperature))
+        return list(_temperature_charts(table, temperature, runs))
     return []
 
 
-def _temperature_charts(table: Table, temperature: str) -> Iterator[Drawing]:
+def _temperature_charts(table: Table, temperature: str, runs: Sequence[str]) -> Iterator[Drawing]:
     matched = table.column("matched")
+    named = table.by_name(temperature)
+    colours = _colours(named, runs)
     for measure in _measures(table, temperature):
         curves: list[Curve] = []
-        for index, (name, own) in enumerate(table.by_name(temperature).items()):
+        for name, own in named.items():
             for is_matched in (False, True):
                 rows = [row for row in own if bool(matched and row.get(matched)) == is_matched]
                 points = sorted((number(row.get(temperature)), number(row.get(measure))) for row in rows)
                 points = [point for point in points if all(map(math.isfinite, point))]
                 if points:
                     x, y = zip(*points, strict=True)
-                    label = f"{name}, entropy matched" if is_matched else name
-                    curves.append(Curve(label, x, y, index, 0, marks=True, joined=not is_matched))
+                    group = "at the reference's entropy" if is_matched else ""
+                    curves.append(Curve(name, x, y, group, colours[name], marks=True, joined=not is_matched))
         if any(len(curve.x) > 1 for curve in curves):
             caption = "Each point is one temperature."
             if any(not curve.joined for curve in curves):
@@ -216,17 +219,26 @@ def _temperature_charts(table: Table, temperature: str) -> Iterator[Drawing]:
             yield draw(f"{table.title}: {measure}", caption, curves, x_label="temperature", y_label=measure)
 
 
-def _bucket_charts(table: Table, bucket: str) -> Iterator[Drawing]:
+def _bucket_charts(table: Table, bucket: str, runs: Sequence[str]) -> Iterator[Drawing]:
+    named = table.by_name(bucket)
+    colours = _colours(named, runs)
     buckets = list(dict.fromkeys(str(row.get(bucket)) for row in table.rows))
     for measure in _measures(table, bucket)[:1]:
         low, high = (table.column(f"{measure}_{end}".lower(), end) for end in ("low", "high"))
         curves = []
-        for index, (name, rows) in enumerate(table.by_name(bucket).items()):
+        for name, rows in named.items():
             ends = [[number(row.get(end)) for row in rows] if end else [] for end in (low, high)]
             x = [float(buckets.index(str(row.get(bucket)))) for row in rows]
-            curves.append(Curve(name, x, [number(row.get(measure)) for row in rows], index, 0, True, ends[0], ends[1]))
+            y = [number(row.get(measure)) for row in rows]
+            curves.append(Curve(name, x, y, "", colours[name], 0, True, ends[0], ends[1]))
         caption = "By the length of the response itself. A slope is length bought, or length paid for."
         yield draw(f"{table.title}: {measure}", caption, curves, x_label=bucket, y_label=measure, ticks=buckets)
+
+
+def _colours(names: Iterable[str], runs: Sequence[str]) -> dict[str, int]:
+    """Runs have theirs; whoever else is measured takes those that are left."""
+    others = [name for name in names if name not in runs]
+    return {name: runs.index(name) if name in runs else len(runs) + others.index(name) for name in names}
 
 
 def _measures(table: Table, axis: str) -> list[str]:

@@ -32,9 +32,12 @@ SIZE = (5.4, 3.0)
 class Curve:
     """One series of a chart."""
 
-    label: str
+    name: str
+    """Whose: a run, a policy."""
     x: Sequence[float]
     y: Sequence[float]
+    group: str = ""
+    """Which of several of the same name; told apart by the dash, or by colour where a chart has one name."""
     colour: int = 0
     dash: int = 0
     marks: bool = False
@@ -50,8 +53,10 @@ class Legend:
     """What one mark stands for."""
 
     label: str
-    colour: int
-    dash: int
+    colour: int | None
+    """None for a mark that any colour may have."""
+    dash: int = 0
+    point: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,20 @@ def draw(
     axes.set_ylabel(y_label)
     if ticks:
         axes.set_xticks(range(len(ticks)), labels=list(ticks))
-    legend = dict.fromkeys(Legend(curve.label, curve.colour, curve.dash) for curve in curves)
-    return Drawing(title, caption, as_svg(figure, title), tuple(legend))
+    return Drawing(title, caption, as_svg(figure, title), legend_of(curves))
+
+
+def legend_of(curves: Sequence[Curve]) -> tuple[Legend, ...]:
+    """Names by colour and groups by dash, each said once; nothing where there is one of each."""
+    names = dict.fromkeys((curve.name, curve.colour) for curve in curves)
+    groups = dict.fromkeys((curve.group, curve.dash, not curve.joined) for curve in curves)
+    if len({name for name, _ in names}) == 1:
+        own = dict.fromkeys((curve.group, curve.colour, curve.dash, not curve.joined) for curve in curves)
+        return tuple(Legend(*each) for each in own if each[0]) if len(own) > 1 else ()
+    found = [Legend(name, colour) for name, colour in names]
+    if len(groups) > 1:
+        found += [Legend(group, None, dash, point) for group, dash, point in groups if group]
+    return tuple(found)
 
 
 def plot_curves(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -172,6 +189,7 @@ def _dress(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=10, length=3, color=FAINT)
+    axes.tick_params(which="minor", length=2, color=FAINT)
     axes.xaxis.label.set(color=INK, fontsize=10)
     axes.yaxis.label.set(color=INK, fontsize=10)
     axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.7)

@@ -68,7 +68,6 @@ def provenance(runs: Sequence[RunFolder]) -> Grid:
     """When, where, from which code, weights and rows."""
     lines: tuple[tuple[str, Callable[[RunFolder], str]], ...] = (
         ("started (UTC)", lambda run: str(run.card.get("started", "")).replace("T", " ").removesuffix("+00:00")),
-        ("command", lambda run: " ".join(run.card.get("command", []))),
         ("device", lambda run: _device(run.card)),
         ("seed", lambda run: str(run.settings.get("seed", ""))),
         ("project at", lambda run: _commit(run.card, "project")),
@@ -172,7 +171,7 @@ def _commit(card: Mapping[str, Any], which: str) -> str:
     state = (card.get("git") or {}).get(which)
     if not state:
         return ""
-    return _short(state["commit"]) + (", with uncommitted changes" if state["changed"] else "")
+    return _short(state["commit"]) + (" + changes" if state["changed"] else "")
 
 
 def _device(card: Mapping[str, Any]) -> str:
@@ -204,5 +203,4 @@ def _pairs(data: Mapping[str, Any] | None) -> str:
     if not data:
         return ""
     lengths = data["mean_lengths"]
-    tokens = ", ".join(f"{lengths[part]:.0f}" for part in ("prompt", "chosen", "rejected"))
-    return f"{data['pairs']:,} (mean tokens of prompt, chosen, rejected: {tokens})"
+    return f"{data['pairs']:,}, of {' + '.join(f'{lengths[part]:.0f}' for part in ('prompt', 'chosen', 'rejected'))} tokens"

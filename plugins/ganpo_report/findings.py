@@ -44,7 +44,9 @@ FORGOTTEN = 0.02
 LONGER = 0.05
 """Relative difference of lengths that a policy can learn instead of quality."""
 UNTOLD = 0.05
-"""Distance from one half within which a critic's accuracy is chance."""
+"""Above one half, within which a critic's accuracy is chance."""
+CERTAIN = 0.95
+"""Accuracy of a critic that is hardly ever wrong."""
 
 
 def findings(run: RunFolder) -> list[Finding]:
@@ -220,11 +222,17 @@ def critics(run: RunFolder) -> Iterator[Finding]:
             continue
         shown = f"{accuracies[0].late:.0%} and {accuracies[1].late:.0%} of the pairs"
         width = max(abs(gap.late) for gap in gaps)
-        if all(abs(accuracy.late - 0.5) < UNTOLD for accuracy in accuracies):
+        if max(accuracy.late for accuracy in accuracies) > CERTAIN:
             yield Finding(
                 "note",
-                f"{prefix}: the critics rank policy and reference by chance ({shown}, gap {width:.2g} logits): the latents "
-                "have hardly moved, or the critics cannot see that they did.",
+                f"{prefix}: the critics know the reference nearly always ({shown}), by {width:.2g} logits at the end: the "
+                "policy has left it in a direction that they see.",
+            )
+        elif all(accuracy.late < 0.5 + UNTOLD for accuracy in accuracies):
+            yield Finding(
+                "note",
+                f"{prefix}: the critics know the reference no better than by chance ({shown}, gap {width:.2g} logits): the "
+                "latents have hardly moved, or the critics cannot see that they did.",
             )
         else:
             yield Finding("good", f"{prefix}: the critics know the reference in {shown}, by {width:.2g} logits at the end.")

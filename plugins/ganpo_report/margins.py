@@ -66,11 +66,11 @@ def write(found: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     figure, panels = pyplot_figure(2)
     labels = {"margin": "mean reward margin", "accuracy": "reward accuracy"}
     for axes, (name, label) in zip(panels, labels.items(), strict=True):
-        curves = [Curve(run, each["steps"], each[name], index) for index, (run, each) in enumerate(found["runs"].items())]
+        curves = [Curve(run, each["steps"], each[name], colour=index) for index, (run, each) in enumerate(found["runs"].items())]
         plot_curves(axes, curves)
         axes.set(xlabel="step", ylabel=label)
         for line, curve in zip(axes.lines, curves, strict=True):
-            line.set_label(curve.label)
+            line.set_label(curve.name)
     panels[0].legend(frameon=False)
     figure.suptitle("Margins over training (compare the paper's Figures 6 to 9)", fontsize=11)
     figure.savefig(drawn, dpi=150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ganpo_report import charts, facts
 from ganpo_report.drawing import COLOURS
@@ -53,6 +55,7 @@ class Sample:
 
 def make_page(runs: Sequence[RunFolder], num_samples: int = 6, now: datetime | None = None) -> str:
     """One self-contained HTML page about one or several runs."""
+    names = [run.name for run in runs]
     found = [find(run.folder, run.name) for run in runs]
     tables = merge([table for each in found for table in each.tables])
     by_kind: dict[str, list[Table]] = {"temperature": [], "length": [], "other": []}
@@ -64,23 +67,23 @@ def make_page(runs: Sequence[RunFolder], num_samples: int = 6, now: datetime | N
         _training(runs),
         _critics(runs),
         _divergence(runs),
-        _evaluation("temperature", "Quality against temperature", TEMPERATURE_LEAD, by_kind["temperature"]),
-        _evaluation("lengths", "Win rate by length", LENGTH_LEAD, by_kind["length"]),
+        _evaluation("temperature", "Quality against temperature", TEMPERATURE_LEAD, by_kind["temperature"], names),
+        _evaluation("lengths", "Win rate by length", LENGTH_LEAD, by_kind["length"], names),
     ]
     if by_kind["other"]:
-        sections.append(_evaluation("evaluations", "Other evaluations", "", by_kind["other"]))
+        sections.append(_evaluation("evaluations", "Other evaluations", "", by_kind["other"], names))
     sections.append(_samples([outputs for each in found for outputs in each.outputs], num_samples))
     if refused := [reason for each in found for reason in each.refused]:
         sections.append(
             Section("refused", "Files not shown", "These lie where evaluations are looked for.", (Part("list", refused),))
         )
-    names = " · ".join(run.name for run in runs)
     written = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters["code"] = _code
     return environment.get_template("report.html").render(
-        title=names,
+        title=" · ".join(names),
         lead=_lead(runs),
         runs=runs,
         sections=sections,
@@ -89,6 +92,11 @@ def make_page(runs: Sequence[RunFolder], num_samples: int = 6, now: datetime | N
         dashes=DASH_ARRAYS,
         footer=f"Written by ganpo report on {written} from {', '.join(str(run.folder) for run in runs)}.",
     )
+
+
+def _code(text: str) -> Markup:
+    """What stands between backticks, set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 # -- sections ------------------------------------------------------------------------------------------------------------
@@ -149,7 +157,12 @@ def _what_ran(runs: Sequence[RunFolder]) -> Section:
     parts.append(Part("table", every, "The whole resolved run file", folded=True, wide=True))
     if rows := [line for run in runs for line in (run.card.get("data") or {}).get("report", [])]:
         parts.append(Part("list", list(dict.fromkeys(rows)), "What became of the rows"))
-    lead = "Hashes are the first twelve digits of sha256; equal digits, equal bytes."
+    if commands := [f"{run.name}: `{' '.join(run.card['command'])}`" for run in runs if run.card.get("command")]:
+        parts.append(Part("list", commands, "Commands", folded=True))
+    lead = (
+        "Hashes are the first twelve digits of sha256; equal digits, equal bytes. “+ changes”: files differed from the commit. "
+        "Tokens of a pair are the means of prompt + chosen + rejected."
+    )
     return Section("what-ran", "What ran", lead, tuple(parts))
 
 
@@ -186,12 +199,12 @@ def _divergence(runs: Sequence[RunFolder]) -> Section:
     return Section("divergence", "Divergence", "Not measured: plain preference optimization, without a latent regularizer.")
 
 
-def _evaluation(key: str, title: str, lead: str, tables: Sequence[Table]) -> Section:
+def _evaluation(key: str, title: str, lead: str, tables: Sequence[Table], runs: Sequence[str]) -> Section:
     if not tables:
         return Section(key, title, MISSING[key])
     parts: list[Part] = []
     for table in tables:
-        if drawn := charts.table_charts(table):
+        if drawn := charts.table_charts(table, runs):
             parts.append(Part("charts", drawn))
         notes = table.notes
         if table.paper:

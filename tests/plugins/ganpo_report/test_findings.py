@@ -149,7 +149,9 @@ def test_healthy_critics_and_critics_at_chance(make_run: MakeRun) -> None:
     ]
     [(level, text)] = texts(rules.critics, make_run(lines(**game(accuracy=0.52, gap=0.01)), name="chance"))
     assert level == "note"
-    assert "by chance (52% and 52% of the pairs, gap 0.01 logits)" in text
+    assert "no better than by chance (52% and 52% of the pairs, gap 0.01 logits)" in text
+    [(level, text)] = texts(rules.critics, make_run(lines(**game(accuracy=0.97, gap=4.0)), name="certain"))
+    assert (level, "nearly always (97% and 97% of the pairs), by 4 logits" in text) == ("note", True)
     assert not texts(rules.critics, make_run(name="plain"))
 
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from ganpo_report.drawing import Curve, draw, thinned
+from ganpo_report.drawing import Curve, draw, legend_of, thinned
 from ganpo_report.page import make_page
 from run_samples import GAME, GOOD, MakeRun, lines, write_run
 
@@ -108,10 +108,10 @@ def test_numbers_sentences_and_the_papers_rows_are_on_the_page(full: str) -> Non
     text = Checker(full).text
     for expected in (
         "chosen log-probability down 0.40 nats a token", "held-out accuracy", "Settings that differ", "divergence.use",
-        "ragan", "Scores of the chosen critic", "Divergence estimate", "RecordWorld: valid", "ganpo, entropy matched",
+        "ragan", "Scores of the chosen critic", "Divergence estimate", "RecordWorld: valid", "at the reference's entropy",
         "By length: win", "T = 1.20", "Rows in italics are the paper's", "bbbbbbbbbbbb", "dddddddddddd",
-        "aaaaaaaaaaaa, with uncommitted changes", "ganpo/evaluation/odd.json has no", "All runs have seed 0",
-        "99 (mean tokens of prompt, chosen, rejected: 5, 10, 10)",
+        "aaaaaaaaaaaa + changes", "ganpo/evaluation/odd.json has no", "All runs have seed 0",
+        "99, of 5 + 10 + 10 tokens", "dpo: ganpo train run.yaml",
     ):  # fmt: skip
         assert expected in text, expected
 
@@ -119,7 +119,7 @@ def test_numbers_sentences_and_the_papers_rows_are_on_the_page(full: str) -> Non
 def test_charts_have_every_run_in_its_own_colour(full: str) -> None:
     margin = full[full.index("Reward margin") :].partition("</figure>")[0]
     assert "var(--series-0)" in margin and "var(--series-1)" in margin
-    assert "dpo, training pairs" in margin and "ganpo, held-out pairs" in margin
+    assert ">dpo<" in margin and ">ganpo<" in margin and margin.count("held-out pairs</li>") == 1
     assert not re.findall(r"#[0-9a-f]{6}", margin.replace("#ffffff", ""))
 
 
@@ -138,8 +138,8 @@ def test_what_is_missing_is_said_in_words(make_run: MakeRun) -> None:
     found = Checker(page)
     assert "figure" not in found.tags
     for expected in (
-        "metrics.jsonl holds no line yet", "`ganpo evaluate temperature` writes one", "`ganpo evaluate length-buckets` writes",
-        "`ganpo generate` writes them", "without a latent regularizer", "no card.json", "No metrics were logged",
+        "metrics.jsonl holds no line yet", "ganpo evaluate temperature writes one", "ganpo evaluate length-buckets writes",
+        "ganpo generate writes them", "without a latent regularizer", "no card.json", "No metrics were logged",
     ):  # fmt: skip
         assert expected in found.text, expected
 
@@ -150,6 +150,19 @@ def test_a_single_run_colours_its_groups_and_says_what_it_is(make_run: MakeRun) 
     assert "Objective dpo, with ragan on pooled beside it; 40 steps." in page
     assert "reference (anchor)" in page
     assert "No held-out pairs" in page
+
+
+def test_a_legend_says_each_name_and_each_group_once() -> None:
+    def of(*curves: tuple[str, str, int, int]) -> list[tuple[str, int | None, int]]:
+        made = [Curve(name, [1], [1.0], group, colour, dash) for name, group, colour, dash in curves]
+        return [(mark.label, mark.colour, mark.dash) for mark in legend_of(made)]
+
+    assert of(("a", "x", 0, 0), ("a", "y", 0, 1), ("b", "x", 1, 0), ("b", "y", 1, 1)) == [
+        ("a", 0, 0), ("b", 1, 0), ("x", None, 0), ("y", None, 1),
+    ]  # fmt: skip
+    assert of(("a", "x", 0, 0), ("a", "y", 1, 0)) == [("x", 0, 0), ("y", 1, 0)]
+    assert of(("a", "", 0, 0), ("b", "", 1, 0)) == [("a", 0, 0), ("b", 1, 0)]
+    assert of(("a", "", 0, 0)) == []
 
 
 def test_runs_that_answered_different_prompts_are_shown_alone(make_run: MakeRun) -> None:

@@ -89,7 +89,12 @@ def test_a_sweep_is_drawn_with_its_matched_points_apart() -> None:
     )
     [drawn] = table_charts(Table("lab", tuple(rows[0]), rows))
     assert drawn.title == "lab: valid"
-    assert [mark.label for mark in drawn.legend] == ["a", "a, entropy matched", "b"]
+    assert [(mark.label, mark.point) for mark in drawn.legend] == [
+        ("a", False), ("b", False), ("at the reference's entropy", True),
+    ]  # fmt: skip
+    # A run's rows have the run's colour; others take what is left.
+    [drawn] = table_charts(Table("lab", tuple(rows[0]), rows), runs=["b", "c"])
+    assert {mark.label: mark.colour for mark in drawn.legend[:2]} == {"a": 2, "b": 0}
     assert "Diamonds" in drawn.caption
 
 
