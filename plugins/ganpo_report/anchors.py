@@ -167,7 +167,8 @@ def tables(found: dict[str, Any]) -> list[Table]:
             texts.add_row(row["anchor"], "anchor", "0", "0", "0", style="bold")
             last = row["anchor"]
         texts.add_row(row["text"], row["kind"], str(row["edits"]), f"{row['cosine']:.4f}", f"{row['l2']:.3f}")
-    sums = Table(title="Means", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), caption=f"Beside it: {PAPER}.")
+    sums = Table(title="Means", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    sums.caption, sums.caption_justify = f"Beside it: {PAPER}.", "left"
     sums.add_column("", no_wrap=True)
     for name in ("edits", "relative", "cosine", "L2"):
         sums.add_column(name, justify="right", no_wrap=True)

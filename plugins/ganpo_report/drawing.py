@@ -193,6 +193,7 @@ def _dress(axes: Axes) -> None:
     axes.xaxis.label.set(color=INK, fontsize=10)
     axes.yaxis.label.set(color=INK, fontsize=10)
     axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.7)
+    axes.set_axisbelow(True)
     axes.locator_params(nbins=6)
 
 

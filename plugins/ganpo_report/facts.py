@@ -119,11 +119,16 @@ def essential_keys(run: RunFolder) -> list[str]:
 
 
 def telling_keys(runs: Sequence[RunFolder], keys: Sequence[str]) -> list[str]:
-    """Of keys that differ, those that every run has, and the essential ones: not every option of an absent section."""
+    """Of keys that differ, the essential ones, and those that differ among runs that have them at all: not every
+    option of a section that some run lacks."""
+
+    def values(key: str) -> set[str]:
+        return {str(run.settings[key]) for run in runs if key in run.settings}
+
     return [
         key
         for key in keys
-        if all(key in run.settings for run in runs) or any(key == each or key.startswith(f"{each}.") for each in ESSENTIAL)
+        if len(values(key)) > 1 or any(key == each or key.startswith(f"{each}.") for each in ESSENTIAL)
     ]
 
 

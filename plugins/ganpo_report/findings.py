@@ -228,7 +228,7 @@ def critics(run: RunFolder) -> Iterator[Finding]:
                 f"{prefix}: the critics know the reference nearly always ({shown}), by {width:.2g} logits at the end: the "
                 "policy has left it in a direction that they see.",
             )
-        elif all(accuracy.late < 0.5 + UNTOLD for accuracy in accuracies):
+        elif sum(accuracy.late for accuracy in accuracies) / len(accuracies) < 0.5 + UNTOLD:
             yield Finding(
                 "note",
                 f"{prefix}: the critics know the reference no better than by chance ({shown}, gap {width:.2g} logits): the "

@@ -46,7 +46,8 @@ def table(found: dict[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
-    shown = Table(title=found["title"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), caption=f"Beside it: {PAPER}.")
+    shown = Table(title=found["title"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    shown.caption, shown.caption_justify = f"Beside it: {PAPER}.", "left"
     for name in ("run", "objective", "beside it"):
         shown.add_column(name, no_wrap=True)
     for name in ("steps", "margin", "accuracy"):

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from ganpo_report import facts
 from ganpo_report.drawing import Curve, draw, legend_of, thinned
 from ganpo_report.page import make_page
 from run_samples import GAME, GOOD, MakeRun, lines, write_run
@@ -210,3 +211,14 @@ def test_the_command_writes_into_the_first_run_unless_told(
         assert not stopped.value.code
         assert capsys.readouterr().out.strip() == str(expected)
         Checker(expected.read_text(encoding="utf-8"))
+
+
+def test_settings_that_tell_come_before_options_of_a_section_that_a_run_lacks(make_run: MakeRun) -> None:
+    def adversary(cross: float) -> dict[str, object]:
+        return {"divergence": {"use": "ragan"}, "adversary": {"weight": 1.0, "cross_weight": cross, "masked": True}}
+
+    runs = [make_run(name="dpo"), make_run(name="a", settings=adversary(1.0)), make_run(name="b", settings=adversary(0.0))]
+    keys = facts.differing_keys(runs)
+    assert keys == ["divergence.use", "adversary.weight", "adversary.cross_weight", "adversary.masked"]
+    assert facts.telling_keys(runs, keys) == keys[:3]
+    assert "All 4 settings that differ" in make_page(runs)
