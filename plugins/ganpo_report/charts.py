@@ -181,8 +181,9 @@ def per_token(run: RunFolder, series: Series, key: str) -> Series:
 
 # -- evaluations ---------------------------------------------------------------------------------------------------------
 
-MEASURES = ("win", "win_rate", "lc_win", "valid", "strict", "reward", "accuracy", "score")
-"""Columns that are drawn, by the beginning of their names."""
+MEASURES = ("win", "lc", "valid", "strict", "loose", "reward", "accuracy", "score", "prompt", "instruction")
+"""Columns that are drawn, by the beginning of their names; where there are none, the first ones that hold numbers."""
+MOST_MEASURES = 4
 
 
 def table_charts(table: Table, runs: Sequence[str] = ()) -> list[Drawing]:
@@ -224,7 +225,7 @@ def _bucket_charts(table: Table, bucket: str, runs: Sequence[str]) -> Iterator[D
     colours = _colours(named, runs)
     buckets = list(dict.fromkeys(str(row.get(bucket)) for row in table.rows))
     for measure in _measures(table, bucket)[:1]:
-        low, high = (table.column(f"{measure}_{end}".lower(), end) for end in ("low", "high"))
+        low, high = (table.column(f"{measure}_{end}".lower(), f"{measure} {end}".lower(), end) for end in ("low", "high"))
         curves = []
         for name, rows in named.items():
             ends = [[number(row.get(end)) for row in rows] if end else [] for end in (low, high)]
@@ -242,9 +243,6 @@ def _colours(names: Iterable[str], runs: Sequence[str]) -> dict[str, int]:
 
 
 def _measures(table: Table, axis: str) -> list[str]:
-    ends = ("_low", "_high", "_se", "_stderr")
-    return [
-        column
-        for column in table.numeric
-        if column != axis and column.lower().startswith(MEASURES) and not column.lower().endswith(ends)
-    ]
+    ends = ("low", "high", "se", "stderr")
+    values = [column for column in table.numeric if column != axis and not column.lower().endswith(ends)]
+    return ([column for column in values if column.lower().startswith(MEASURES)] or values)[:MOST_MEASURES]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ganpo_core import GanpoError
+from ganpo_core import DataError, GanpoError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,13 +30,16 @@ Folder = Annotated[Path, typer.Option(help="Where the JSON and the PNG are writt
 def report(
     runs: Runs,
     output: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first run's folder.")] = None,
+    evaluation: Annotated[list[Path] | None, typer.Option(help="A folder of evaluations beside the runs' own.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="Prompts shown with every run's answers.")] = 6,
 ) -> None:
     """Write one self-contained HTML page: what ran, how it went, and what to look at."""
     from ganpo_report.page import make_page
     from ganpo_report.runs import read_runs
 
-    page = make_page(read_runs(runs), samples)
+    if missing := [folder for folder in evaluation or () if not folder.is_dir()]:
+        raise DataError(f"--evaluation: {missing[0]} is no folder")
+    page = make_page(read_runs(runs), samples, evaluation or ())
     target = output or runs[0] / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")

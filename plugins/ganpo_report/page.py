@@ -53,10 +53,13 @@ class Sample:
     answers: tuple[tuple[str, str], ...]
 
 
-def make_page(runs: Sequence[RunFolder], num_samples: int = 6, now: datetime | None = None) -> str:
-    """One self-contained HTML page about one or several runs."""
+def make_page(
+    runs: Sequence[RunFolder], num_samples: int = 6, evaluations: Sequence[Path] = (), now: datetime | None = None
+) -> str:
+    """One self-contained HTML page about one or several runs; `evaluations` are folders of tables beside theirs."""
     names = [run.name for run in runs]
     found = [find(run.folder, run.name) for run in runs]
+    found += [find(folder, folder.name, ("*.json",)) for folder in evaluations]
     tables = merge([table for each in found for table in each.tables])
     by_kind: dict[str, list[Table]] = {"temperature": [], "length": [], "other": []}
     for table in tables:
@@ -108,9 +111,9 @@ TEMPERATURE_LEAD = (
 LENGTH_LEAD = "Win rate by the length of the response itself: where it rises with length, length is a part of the win."
 MISSING = {
     "temperature": "Not measured: no table over temperatures in evaluation/ of the run's folder. `ganpo evaluate temperature` "
-    "writes one.",
-    "lengths": "Not measured: no table over lengths in evaluation/ of the run's folder. `ganpo evaluate length-buckets` writes "
-    "one.",
+    "with `--output RUN/evaluation` writes one.",
+    "lengths": "Not measured: no table over lengths in evaluation/ of the run's folder. `ganpo evaluate length-buckets` "
+    "with `--output RUN/evaluation` writes one.",
 }
 
 

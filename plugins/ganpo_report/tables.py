@@ -71,12 +71,11 @@ class Found:
     """Files that are neither, each with the reason."""
 
 
-def find(folder: Path, run: str) -> Found:
+def find(folder: Path, run: str, places: Sequence[str] = (*TABLE_PLACES, *OUTPUT_PLACES)) -> Found:
     """Read every file at the documented places, each once."""
     tables: list[Table] = []
     outputs: list[Outputs] = []
     refused: list[str] = []
-    places = dict.fromkeys((*TABLE_PLACES, *OUTPUT_PLACES))
     for path in dict.fromkeys(path for place in places for path in sorted(folder.glob(place))):
         name = path.relative_to(folder).as_posix()
         try:
@@ -105,9 +104,16 @@ def _outputs(rows: Sequence[Mapping[str, Any]], run: str, stem: str) -> Iterator
     for row in rows:
         marks = [str(row["generator"])] if row.get("generator") else []
         marks += [f"T = {row['temperature']}"] if row.get("temperature") is not None else []
-        held.setdefault(", ".join(marks) or stem, {}).setdefault(str(row["instruction"]), str(row["output"]))
+        held.setdefault(", ".join(marks) or stem, {}).setdefault(_prompt(row["instruction"]), str(row["output"]))
     for mark, responses in held.items():
         yield Outputs(mark if run in mark else f"{run}: {mark}", responses)
+
+
+def _prompt(instruction: object) -> str:
+    """A prompt as text; messages one after the other."""
+    if isinstance(instruction, list) and all(isinstance(message, Mapping) for message in instruction):
+        return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in instruction)
+    return str(instruction)
 
 
 def _table(written: object, run: str, name: str, stem: str) -> Table | None:
@@ -116,9 +122,9 @@ def _table(written: object, run: str, name: str, stem: str) -> Table | None:
         written = {"rows": written}
     if not isinstance(written, Mapping) or not isinstance(written.get("rows"), list) or not written["rows"]:
         return None
-    rows, columns = written["rows"], written.get("columns")
-    if columns is None and all(isinstance(row, Mapping) for row in rows):
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+    rows, columns, paper = written["rows"], written.get("columns"), _listed(written.get("paper"))
+    if columns is None and all(isinstance(row, Mapping) for row in (*rows, *paper)):
+        columns = list(dict.fromkeys(key for row in (*rows, *paper) for key in row))
     if not isinstance(columns, list):
         return None
     return Table(
@@ -126,7 +132,7 @@ def _table(written: object, run: str, name: str, stem: str) -> Table | None:
         columns=tuple(map(str, columns)),
         rows=tuple(_row(row, columns) for row in rows),
         notes=tuple(map(str, _listed(written.get("notes")))),
-        paper=tuple(_row(row, columns) for row in _listed(written.get("paper"))),
+        paper=tuple(_row(row, columns) for row in paper),
         run=run,
         file=name,
     )

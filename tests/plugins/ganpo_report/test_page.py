@@ -139,7 +139,8 @@ def test_what_is_missing_is_said_in_words(make_run: MakeRun) -> None:
     found = Checker(page)
     assert "figure" not in found.tags
     for expected in (
-        "metrics.jsonl holds no line yet", "ganpo evaluate temperature writes one", "ganpo evaluate length-buckets writes",
+        "metrics.jsonl holds no line yet", "ganpo evaluate temperature with --output RUN/evaluation",
+        "ganpo evaluate length-buckets with",
         "ganpo generate writes them", "without a latent regularizer", "no card.json", "No metrics were logged",
     ):  # fmt: skip
         assert expected in found.text, expected
@@ -195,6 +196,26 @@ def test_numbers_on_an_axis_keep_their_digits() -> None:
     """Coordinates are rounded to keep the page small; what a reader reads is not."""
     svg = draw("Small", "", [Curve("a", [1, 2], [0.6812, 0.6818])]).svg
     assert "0.6812" in re.findall(r">([^<>\s]+)<", svg)
+
+
+def test_evaluations_of_another_folder_join_in(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "alpaca.json").write_text(json.dumps({"title": "AlpacaEval", "rows": [{"model": "x", "win rate": 31.4159}]}))
+    run = make_run().folder
+    monkeypatch.setattr(sys, "argv", ["ganpo", "report", str(run), "--evaluation", str(folder)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    text = Checker((run / "report.html").read_text(encoding="utf-8")).text
+    assert "Other evaluations" in text and "31.42" in text
+    monkeypatch.setattr(sys, "argv", ["ganpo", "report", str(run), "--evaluation", str(folder / "nothing")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert "is no folder" in capsys.readouterr().err
 
 
 def test_the_command_writes_into_the_first_run_unless_told(

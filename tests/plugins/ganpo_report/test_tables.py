@@ -105,6 +105,34 @@ def test_buckets_are_drawn_with_their_intervals_and_names() -> None:
     assert drawn.title == "lengths: win"
 
 
+def test_what_the_evaluation_commands_write_is_a_table(tmp_path: Path) -> None:
+    """Rows as mappings, the paper's with a source and columns of their own, and facts beside."""
+    written = {
+        "title": "AlpacaEval",
+        "rows": [{"model": "dpo", "win rate": 20.0}],
+        "paper": {"source": "arXiv 2601.22083", "rows": [{"model": "DPO", "win rate": 22.76, "LC": 27.79}]},
+        "notes": [],
+        "annotations": {"dpo": "sha"},
+    }
+    write(tmp_path, "alpaca.json", written)
+    write(tmp_path, "empty.json", {**written, "paper": None})
+    alpaca, empty = find(tmp_path, "evaluation", ("*.json",)).tables
+    assert alpaca.columns == ("model", "win rate", "LC")
+    assert alpaca.paper[0]["LC"] == 27.79
+    assert empty.paper == ()
+
+
+def test_a_prompt_of_messages_is_shown_as_text(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    write(tmp_path, "samples.json", [{"instruction": messages, "output": "x"}])
+    assert list(find(tmp_path, "dpo").outputs[0].responses) == ["user: Hi\nassistant: Hello"]
+
+
+def test_columns_of_unknown_names_are_drawn_where_there_are_no_others() -> None:
+    rows = tuple({"temperature": t, "entropy": t / 2, "entropy_low": 0.0} for t in (0.5, 1.0))
+    assert [drawn.title for drawn in table_charts(Table("sweep", tuple(rows[0]), rows, run="a"))] == ["sweep: entropy"]
+
+
 @pytest.mark.parametrize("columns", [("policy", "win"), ("temperature",)])
 def test_other_tables_are_not_drawn(columns: tuple[str, ...]) -> None:
     rows = ({column: 1.0 if column != "policy" else "dpo" for column in columns},)
