@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ganpo_report.findings import shift_per_token
@@ -43,7 +45,7 @@ class Grid:
 
 def outcome(runs: Sequence[RunFolder]) -> Grid:
     """Where each run ended: means over the last tenth of what was logged."""
-    lines: tuple[tuple[str, Callable[[RunFolder], float | None]], ...] = (
+    lines: list[tuple[str, Callable[[RunFolder], float | None]]] = [
         ("steps", lambda run: run.last_step),
         ("reward margin", lambda run: _late(run, "rewards/margins")),
         ("reward accuracy", lambda run: _late(run, "rewards/accuracies")),
@@ -53,9 +55,11 @@ def outcome(runs: Sequence[RunFolder]) -> Grid:
         ("rejected, nats a token against the reference", lambda run: shift_per_token(run, "rejected")),
         ("objective's loss", lambda run: _late(run, "objective_loss")),
         ("gradient norm", lambda run: _late(run, "grad_norm")),
-        ("penalty", lambda run: _late(run, "adversary/penalty")),
-        ("force beside the objective", lambda run: _late(run, "adversary/gradient_ratio")),
-    )
+    ]
+    for prefix in dict.fromkeys(prefix for run in runs for prefix in run.adversaries):
+        named = prefix.partition("/")[2]
+        for label, key in (("penalty", "penalty"), ("force beside the objective", "gradient_ratio")):
+            lines.append((f"{label}, {named}" if named else label, partial(_late, key=f"{prefix}/{key}")))
     rows = []
     for label, read in lines:
         values = [read(run) for run in runs]
@@ -114,7 +118,7 @@ def essential_keys(run: RunFolder) -> list[str]:
         key
         for wanted in ESSENTIAL
         for key in run.settings
-        if (key == wanted or key.startswith(f"{wanted}.")) and run.settings[key] is not None
+        if _belongs(key, wanted) and run.settings[key] is not None
     ]
 
 
@@ -128,7 +132,7 @@ def telling_keys(runs: Sequence[RunFolder], keys: Sequence[str]) -> list[str]:
     return [
         key
         for key in keys
-        if len(values(key)) > 1 or any(key == each or key.startswith(f"{each}.") for each in ESSENTIAL)
+        if len(values(key)) > 1 or any(_belongs(key, each) for each in ESSENTIAL)
     ]
 
 
@@ -159,6 +163,12 @@ def show_setting(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _belongs(key: str, section: str) -> bool:
+    """Also within one of several adversaries, `adversaries.0.adversary.weight`."""
+    plain = re.sub(r"^adversaries\.\d+\.", "", key)
+    return plain == section or plain.startswith(f"{section}.")
 
 
 def _late(run: RunFolder, key: str) -> float | None:

@@ -149,7 +149,7 @@ def test_what_is_missing_is_said_in_words(make_run: MakeRun) -> None:
 def test_a_single_run_colours_its_groups_and_says_what_it_is(make_run: MakeRun) -> None:
     run = make_run(lines(**GOOD, **GAME), settings={"divergence": {"use": "ragan"}, "latents": {"use": "pooled"}})
     page = make_page([run])
-    assert "Objective dpo, with ragan on pooled beside it; 40 steps." in page
+    assert "Objective dpo, with ragan beside it; 40 steps." in page
     assert "reference (anchor)" in page
     assert "No held-out pairs" in page
 
@@ -243,3 +243,19 @@ def test_settings_that_tell_come_before_options_of_a_section_that_a_run_lacks(ma
     assert keys == ["divergence.use", "adversary.weight", "adversary.cross_weight", "adversary.masked"]
     assert facts.telling_keys(runs, keys) == keys[:3]
     assert "All 4 settings that differ" in make_page(runs)
+
+
+def test_several_adversaries_are_told_apart_by_name(make_run: MakeRun) -> None:
+    """Charts, the closing table and the settings of a run with `adversaries:`."""
+    metrics = {
+        f"adversary__{name}__{key}": value
+        for name in ("text", "image")
+        for key, value in (("penalty", 0.25), ("gradient_ratio", 0.1), ("chosen__distance", 0.5), ("rejected__distance", 0.5))
+    }
+    sections = [{"name": name, "divergence": {"use": kind}} for name, kind in (("text", "mse"), ("image", "cosine"))]
+    text = Checker(make_page([make_run(lines(**GOOD, **metrics), settings={"adversaries": sections})])).text
+    for expected in (
+        "with mse and cosine beside it", "Distance of the latents: text", "Penalty: image", "penalty, image",
+        "adversaries.1.divergence.use", "adversary/text: at the latents its gradient",
+    ):  # fmt: skip
+        assert expected in text, expected
