@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -24,18 +25,21 @@ SECRET_VALUE = re.compile(r"\b(?:hf_|sk-|gh[pousr]_|github_pat_)[\w-]{8,}|(?<=:/
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
-def make_card(run: Run) -> dict[str, Any]:
-    """Start, command, code, weights and rows, as plain data; hashes are sha256."""
+def make_card(run: Run, path: Path) -> dict[str, Any]:
+    """Start, command, code, weights and rows, as plain data; hashes are sha256.
+
+    A run that continues keeps the card at `path`, and adds how it was started again.
+    """
+    if path.is_file():
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**card, "resumed": [*card["resumed"], _start(run)]}
     config = run.config
     evaluation = None
     if run.evaluation is not None:
         evaluation = _data(named_sources(config.data, evaluation=True), run.reports[-1], run.evaluation)
     return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": without_secrets(sys.argv),
-        "git": {"project": git_state(Path.cwd()), "ganpo": git_state(Path(__file__).parent)},
-        "device": _device(run.models.device),
-        "processes": run.accelerator.num_processes,
+        **_start(run),
+        "resumed": [],
         "max_steps": run.max_steps,
         "pairs_per_step": run.pairs_per_step,
         "model": _model(config.model.path, config.model.revision),
@@ -74,6 +78,17 @@ def file_digest(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _start(run: Run) -> dict[str, Any]:
+    """When, where and from which code."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": without_secrets(sys.argv),
+        "git": {"project": git_state(Path.cwd()), "ganpo": git_state(Path(__file__).parent)},
+        "device": _device(run.models.device),
+        "processes": run.accelerator.num_processes,
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -56,7 +56,7 @@ class Reporter:
             },
         }
         (folder / "plugins.json").write_text(json.dumps(plugins, indent=1), encoding="utf-8")
-        (folder / CARD).write_text(json.dumps(make_card(self.run), indent=1), encoding="utf-8")
+        (folder / CARD).write_text(json.dumps(make_card(self.run, folder / CARD), indent=1), encoding="utf-8")
 
     def start(self, step: int) -> None:
         """Open the metrics after `step`: lines of later steps belong to a past that a restart undoes."""

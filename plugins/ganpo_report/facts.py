@@ -71,7 +71,8 @@ def outcome(runs: Sequence[RunFolder]) -> Grid:
 def provenance(runs: Sequence[RunFolder]) -> Grid:
     """When, where, from which code, weights and rows."""
     lines: tuple[tuple[str, Callable[[RunFolder], str]], ...] = (
-        ("started (UTC)", lambda run: str(run.card.get("started", "")).replace("T", " ").removesuffix("+00:00")),
+        ("started (UTC)", lambda run: _when(run.card)),
+        ("resumed (UTC)", lambda run: ", ".join(_when(each) for each in run.card.get("resumed", []))),
         ("device", lambda run: _device(run.card)),
         ("seed", lambda run: str(run.settings.get("seed", ""))),
         ("project at", lambda run: _commit(run.card, "project")),
@@ -180,6 +181,10 @@ def _late(run: RunFolder, key: str) -> float | None:
 
 def _short(digest: object) -> str:
     return str(digest)[:SHOWN_DIGITS] if digest else ""
+
+
+def _when(start: Mapping[str, Any]) -> str:
+    return str(start.get("started", "")).replace("T", " ").removesuffix("+00:00")
 
 
 def _commit(card: Mapping[str, Any], which: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import datetime
@@ -37,6 +38,19 @@ def test_a_run_writes_what_it_was_made_of(tiny_run: MakeRun, tiny_model: Path, t
     words = sum(len(row["chosen"].split()) + 1 for row in rows)  # and the end of sequence
     assert card["data"]["mean_lengths"]["chosen"] == pytest.approx(words / 48)
     assert card["data"]["report"] == ["pairs.jsonl: 48 rows, 48 kept"]
+
+
+def test_a_run_that_continues_keeps_its_card_and_adds_the_new_start(tiny_run: MakeRun) -> None:
+    folder = ganpo_core.train(tiny_run())
+    first = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    for part in ("checkpoints", "policy"):
+        shutil.rmtree(folder / part)
+    (folder / "card.json").write_text(json.dumps({**first, "started": "long ago"}), encoding="utf-8")
+    ganpo_core.train(tiny_run(), resume=True)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert (card["started"], card["model"]) == ("long ago", first["model"])
+    [again] = card["resumed"]
+    assert again.keys() == {"started", "command", "git", "device", "processes"}
 
 
 def test_tokens_differ_where_the_rows_do(tiny_run: MakeRun, tiny_pairs: Path, tmp_path: Path) -> None:

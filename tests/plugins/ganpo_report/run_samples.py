@@ -27,6 +27,7 @@ CARD: dict[str, Any] = {
     "command": ["ganpo", "train", "run.yaml"],
     "git": {"project": {"commit": "a" * 40, "changed": True}, "ganpo": None},
     "device": "cpu",
+    "resumed": [{"started": "2026-02-03T04:05:06+00:00"}],
     "processes": 1,
     "max_steps": 40,
     "pairs_per_step": 4,
