@@ -111,7 +111,8 @@ def test_numbers_sentences_and_the_papers_rows_are_on_the_page(full: str) -> Non
         "chosen log-probability down 0.40 nats a token", "held-out accuracy", "Settings that differ", "divergence.use",
         "ragan", "Scores of the chosen critic", "Divergence estimate", "RecordWorld: valid", "at the reference's entropy",
         "By length: win", "T = 1.20", "Rows in italics are the paper's", "bbbbbbbbbbbb", "dddddddddddd",
-        "aaaaaaaaaaaa + changes", "2026-01-02 03:04:05", "2026-02-03 04:05:06", "ganpo/evaluation/odd.json has no", "All runs have seed 0",
+        "aaaaaaaaaaaa + changes", "2026-01-02 03:04:05",
+        "2026-02-03 04:05:06", "ganpo/evaluation/odd.json has no", "All runs have seed 0",
         "99, of 5 + 10 + 10 tokens", "dpo: ganpo train run.yaml",
     ):  # fmt: skip
         assert expected in text, expected
