@@ -51,8 +51,13 @@ def objective_losses(
             "rewards/accuracies": (margin > 0).double(),
             "logps/chosen": policy.chosen.total,
             "logps/rejected": policy.rejected.total,
+            "lengths/chosen": policy.chosen.length,
+            "lengths/rejected": policy.rejected.length,
             **_named(loss.metrics),
         }
+        if reference is not None:
+            metrics["shifts/chosen"] = policy.chosen.total - reference.chosen.total
+            metrics["shifts/rejected"] = policy.rejected.total - reference.rejected.total
         return Losses(loss.per_pair, {name: values[:count] for name, values in metrics.items()})
     mine, theirs = single(policy, batch), None if reference is None else single(reference, batch)
     answer = ask_loss(
@@ -65,8 +70,13 @@ def objective_losses(
         "rewards/rejected": reward[~good],
         "logps/chosen": total[good],
         "logps/rejected": total[~good],
+        "lengths/chosen": mine.length[:count][good],
+        "lengths/rejected": mine.length[:count][~good],
         **{name: values[:count] for name, values in _named(answer.metrics).items()},
     }
+    if theirs is not None:
+        shift = total - theirs.total[:count]
+        metrics |= {"shifts/chosen": shift[good], "shifts/rejected": shift[~good]}
     return Losses(answer.per_response, metrics)
 
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ganpo_core.adversary import STEEPEST, Critic, Health
 from ganpo_core.assemble import Run
+from ganpo_core.card import CARD, make_card
 from ganpo_core.config.run import flatten
 from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import write_text
@@ -46,7 +47,7 @@ class Reporter:
             print(message, file=sys.stderr, flush=True)
 
     def write_card(self) -> None:
-        """What runs, with what: `run.yaml`, a run file itself, and `plugins.json`."""
+        """What runs, with what: `run.yaml`, a run file itself, `plugins.json` and `card.json`."""
         if not self.is_main:
             return
         config, folder = self.run.config, self.run.config.output_dir
@@ -60,6 +61,7 @@ class Reporter:
             },
         }
         _update(folder / "plugins.json", json.dumps(plugins, indent=1))
+        _update(folder / CARD, json.dumps(make_card(self.run, folder / CARD), indent=1))
 
     def start(self, step: int) -> None:
         """Open the metrics after `step`: lines of later steps belong to a past that a restart undoes.

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ganpo_core import GanpoError, train
 from ganpo_lab.evaluate import Evaluation, Row, load_policy
 from ganpo_lab.preferences import FILES, PreferenceRecipe, held_out, make_preferences
+from ganpo_lab.records import write_records
 from ganpo_lab.reference import ReferenceRecipe, make_reference
 from ganpo_lab.tables import draw_curves, make_table, write_tables
 
@@ -61,6 +62,8 @@ def run_demo(
     for name, folder in folders.items():
         rows += evaluation.rows(name, load_policy(folder / "policy"))
     write_tables(rows, output)
+    for name, folder in folders.items():
+        write_records(folder, name, rows, evaluation.requests, load_policy(folder / "policy"))
     draw_curves(folders, output / "curves.png")
     console.print(make_table(rows))
     console.print(f"done in {(monotonic() - began) / 60:.1f} minutes", highlight=False)

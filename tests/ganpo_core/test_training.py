@@ -65,7 +65,8 @@ def test_a_run_leaves_what_is_needed_to_use_and_repeat_it(tiny_run: MakeRun, tin
         (3, False), (4, True), (6, False), (8, False), (8, True),
     ]
     assert {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
-            "logps/rejected", "grad_norm", "learning_rate", "epoch", "adversary/penalty"} <= lines[0].keys()
+            "logps/rejected", "lengths/chosen", "shifts/rejected", "grad_norm", "learning_rate", "epoch",
+            "adversary/penalty"} <= lines[0].keys()
     assert json.loads((folder / "plugins.json").read_text())["plugins"]["ganpo_objectives"]["distribution"] == "ganpo"
     again = yaml.safe_load((folder / "run.yaml").read_text())
     again["output_dir"] = str(tmp_path / "again")

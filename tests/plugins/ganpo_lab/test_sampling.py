@@ -87,6 +87,11 @@ def test_the_demo_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     saved = json.loads((tmp_path / "lab" / "table.json").read_text())
     assert len(saved) == 16
     assert (tmp_path / "lab" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    table = json.loads((tmp_path / "lab" / "ganpo" / "evaluation" / "recordworld.json").read_text())
+    assert [row["policy"] for row in table["rows"]] == ["reference"] * 3 + ["colder reference"] + ["ganpo"] * 4
+    answers = json.loads((tmp_path / "lab" / "ganpo" / "samples.json").read_text())
+    assert len(answers) == 12
+    assert all(answer.keys() >= {"instruction", "output", "generator"} for answer in answers)
     assert "unchanged, used again" in capsys.readouterr().out
     assert {"table.md", "dpo", "ganpo", "mse"} <= {path.name for path in (tmp_path / "lab").iterdir()}
 
