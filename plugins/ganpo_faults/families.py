@@ -1,0 +1,8 @@
+"""Every family of faults, in the order of the table. To add one: a file beside this with a `FAMILY`, and its name here."""
+
+from __future__ import annotations
+
+from ganpo_faults import same
+from ganpo_faults.trial import Family
+
+FAMILIES: tuple[Family, ...] = (same.FAMILY,)
