@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,15 +13,25 @@ from ganpo_core.checkpoint import FOLDER, export, restore_checkpoint, save_check
 from ganpo_core.config import RunConfig
 from ganpo_core.errors import CheckpointError
 from ganpo_core.evaluate import evaluate
+from ganpo_core.links import refuse_links
 from ganpo_core.metrics import MetricSums
+from ganpo_core.parallel import group_settings, refuse_other_engines
 from ganpo_core.report import Reporter
 from ganpo_core.step import train_step
+
+SAVING = 6.0
+"""How much longer than a pass the watchdog lets a save take: all processes wait while one writes."""
 
 
 def run_training(config: RunConfig, resume: bool = False) -> Path:
     """Train as the run file says; returns the output folder. Raises GanpoError for what a user can fix."""
     _open_folder(config.output_dir, resume)
-    accelerator = Accelerator(log_with=list(config.training.report_to) or None, project_dir=config.output_dir)
+    refuse_other_engines(os.environ)
+    accelerator = Accelerator(
+        log_with=list(config.training.report_to) or None,
+        project_dir=config.output_dir,
+        kwargs_handlers=[group_settings(config.training.watchdog_seconds)],
+    )
     run = assemble(config, accelerator)
     reporter, metrics = Reporter(run), MetricSums(run.models.device)
     for line in (*(line for report in run.reports for line in report.lines()), *run.notes):
@@ -36,11 +47,14 @@ def run_training(config: RunConfig, resume: bool = False) -> Path:
         reporter.write_card()
     reporter.start(start)
 
-    with reporter.progress(start) as advance:
-        for step in range(start, run.max_steps):
-            train_step(run, run.window(step), step, metrics)
-            _after_step(run, step + 1, metrics, reporter, advance)
-    export(run)
+    with run.watchdog.watching():
+        with reporter.progress(start) as advance:
+            for step in range(start, run.max_steps):
+                run.watchdog.step = step + 1
+                train_step(run, run.window(step), step, metrics)
+                _after_step(run, step + 1, metrics, reporter, advance)
+        with run.watchdog.phase("save", patience=SAVING):
+            export(run)
     # Not accelerator.end_training(): it destroys the process group under a model that still holds it, and a process
     # that then drops the model can wait for ever or abort (seen in one of some thirty two-process runs).
     for tracker in accelerator.trackers:
@@ -71,7 +85,8 @@ def _after_step(
         reporter.metrics(step, evaluate(run))
     reporter.finish_step(step, values)
     if last or (training.save_steps and step % training.save_steps == 0):
-        save_checkpoint(run, step, metrics)
+        with run.watchdog.phase("save", patience=SAVING):
+            save_checkpoint(run, step, metrics)
     advance(step, values)
 
 
@@ -83,6 +98,7 @@ def _open_folder(folder: Path, resume: bool) -> None:
             f"output_dir: {folder} holds a run already ({', '.join(held)}); continue it with --resume, "
             "or choose another output_dir"
         )
+    refuse_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganpo_core.adversary.critic import Critic
 from ganpo_core.adversary.regularizer import SIDES, Reduce
+from ganpo_core.asking import ask, method_name
 from ganpo_core.components import Divergence
 from ganpo_core.errors import TrainingError
 
@@ -66,7 +67,8 @@ class Critics:
         flat = self._reduce(torch.cat([weight.grad.flatten() for weight in weights]))  # type: ignore[union-attr]
         if not math.isfinite(float(flat.square().sum())):
             raise TrainingError(
-                f"{prefix}: the gradient of a critic is not finite; neither it nor the policy was updated. "
+                f"{prefix}: the gradient of a critic ({method_name(divergence, 'critic_loss')}) is not finite; neither it nor "
+                "the policy was updated. "
                 "Lower adversary.learning_rate, or check the latents with `norm: rms`"
             )
         start = 0
@@ -82,7 +84,7 @@ class Critics:
         with torch.no_grad():
             for critic in self.pair:
                 critic.step_spectral_norms()
-                divergence.project(critic)
+                ask(divergence, "project", critic)
 
     def drop_gradients(self) -> None:
         """Forget what was accumulated."""

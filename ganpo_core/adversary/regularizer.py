@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.adversary.standard import Standard
+from ganpo_core.asking import ask, ask_scalar
 from ganpo_core.config import AdversaryPlan
+from ganpo_core.latents import read_selected
 from ganpo_core.types import Latents, TokenMap
 
 if TYPE_CHECKING:
@@ -127,11 +129,11 @@ class Regularizer:
 
     def count(self, tokens: TokenMap) -> Tensor:
         """[2], positions compared in the chosen and in the rejected rows."""
-        return self.plan.latents.selected(tokens).view(2, -1).sum(1).double()
+        return read_selected(self.plan.latents, tokens).view(2, -1).sum(1).double()
 
     def count_rows(self, tokens: TokenMap) -> Tensor:
         """[2], chosen and rejected rows in which anything is compared."""
-        selected = self.plan.latents.selected(tokens)
+        selected = read_selected(self.plan.latents, tokens)
         return self.view(Latents(selected[..., None], selected)).mask.any(1).view(2, -1).sum(1).double()
 
     def prepare(self, window: Sequence[LatentBatch], totals: Totals, metrics: MetricSums) -> None:
@@ -186,9 +188,9 @@ class DirectDistance(Regularizer):
         for side in (CHOSEN, REJECTED):
             reference = batch.reference_side(side)
             reference = replace(reference, past=self._queues.get(SIDES[side]))
-            value = self.plan.divergence.distance(batch.policy_side(side), reference)
+            value = ask_scalar(self.plan.divergence, "distance", batch.policy_side(side), reference)
             if self.plan.divergence.queue_size:
-                self._fresh.setdefault(SIDES[side], []).append(self.plan.divergence.remember(reference))
+                self._fresh.setdefault(SIDES[side], []).append(ask(self.plan.divergence, "remember", reference))
             share = totals.share(batch, side, batch.policy.states.shape[1])
             metrics.add_part(f"{self.prefix}/{SIDES[side]}/distance", value.detach() * share)
             values.append(value * share)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+from types import TracebackType
 
 import typer
 
 from ganpo_core.cli import check, data, describe, doctor, plan, plugins, schema, train, verify
 from ganpo_core.errors import ConfigError, GanpoError
 from ganpo_core.plugins import load_plugins
+from ganpo_core.redact import redact
 
 
 def make_app() -> typer.Typer:
@@ -37,9 +41,25 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; what a user can fix is printed without a traceback, one line each."""
+    sys.excepthook = _print_redacted
     try:
         make_app()()
     except GanpoError as error:
         for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
             print("error:", " ".join(line.strip() for line in problem.splitlines()), file=sys.stderr)
+        _leave_group()
         raise SystemExit(1) from None
+
+
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A mistake of ours: its traceback, without credentials that its messages may hold."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    _leave_group()
+
+
+def _leave_group() -> None:
+    """After an error, one of several processes goes at once: an orderly end would wait for the others, who wait for it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)

@@ -14,12 +14,15 @@ def train(
     run: Annotated[Path, typer.Argument(help="The run file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as objective.beta=0.2")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the model's files run Python code of their own.")
+    ] = False,
 ) -> None:
     """Train a policy as a run file says."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from ganpo_core import train as train_run
 
-    folder = train_run(run, overrides or (), resume=resume)
+    folder = train_run(run, overrides or (), resume=resume, trust_remote_code=trust_remote_code)
     if os.environ.get("RANK", "0") == "0":
         print(folder)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -26,7 +26,6 @@ def serve() -> None:
     import datasets
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import ganpo_core.training
 
     del accelerate, datasets
     answers = {"start": _start, "wait": _wait}
