@@ -96,7 +96,10 @@ def _problems(
     grouped: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         grouped.setdefault(".".join([path, *_location(options, error)]), []).append(error)
-    return [f"{where}: {_sentence(cls, group, beside)}" for where, group in grouped.items()]
+    told = [(where, _sentence(cls, group, beside)) for where, group in grouped.items()]
+    # A class's own check may begin with the option that it is about: `objectives.0.weight: …`.
+    own = {where for where, text in told if where == path and text.partition(":")[0].partition(".")[0] in field_names(cls)}
+    return [f"{where}.{text}" if where in own else f"{where}: {text}" for where, text in told]
 
 
 def _location(options: Any, error: ErrorDetails) -> list[str]:

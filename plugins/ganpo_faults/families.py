@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ganpo_faults import same
+from ganpo_faults import files, rows, same, typos
 from ganpo_faults.trial import Family
 
-FAMILIES: tuple[Family, ...] = (same.FAMILY,)
+FAMILIES: tuple[Family, ...] = (same.FAMILY, typos.FAMILY, rows.FAMILY, files.FAMILY)
