@@ -172,8 +172,9 @@ def _update(run: Run, window: Sequence[PairBatch], step: int, loss: Tensor, metr
     finite = run.sum_over_processes((~torch.isfinite(norm + loss.to(norm))).float())
     if float(finite) > 0:
         rows = ", ".join(f"{source} row {row}" for batch in window for source, row in batch.pair_ids)
-        name = method_name(run.config.objective, "loss")
-        own = "" if metrics.is_finite("objective_loss") else f" {name} itself gave such values."
+        blamed = None if metrics.is_finite("objective_loss") else method_name(run.config.objective, "loss")
+        blamed = blamed or next((name for r in run.regularizers if (name := r.suspect())), None)
+        own = f" {blamed} itself gave such values." if blamed else ""
         raise TrainingError(
             f"step {step + 1}: the loss ({float(loss):g}) or the policy's gradient (norm {float(norm):g}) is not "
             f"finite; the policy was not updated.{own} The step's pairs here: {rows}. Look at these rows with "

@@ -68,14 +68,13 @@ class Critic(nn.Module):
         """Score N rows, in one pass where the module offers `score` beside `features`."""
         states = latents.states.to(self.dtype)
         if self.transform is not None:
-            states = ask_function(self.extractor, self._called(self.extractor, self.transform), self.transform, states)
+            states = ask_function(self.extractor, _built(self.extractor, self.transform), self.transform, states)
         found: Tensor | None = None
         if features:
             found = self._ask("features", states, latents.mask)
             if not isinstance(found, Tensor) or found.dim() != 3 or len(found) != len(states):
                 raise PluginError(
-                    f"{self._called(self.discriminator, self.module)}.features returned {kind_of(found)} for "
-                    f"{len(states)} rows; expected [N, S, F]"
+                    f"{self.name}.features returned {kind_of(found)} for {len(states)} rows; expected [N, S, F]"
                 )
         if found is not None and hasattr(self.module, "score"):
             scores = self._ask("score", found, latents.mask)
@@ -84,23 +83,22 @@ class Critic(nn.Module):
         if not isinstance(scores, Tensor) or scores.shape != latents.mask.shape[:1]:
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise PluginError(
-                f"{self._called(self.discriminator, self.module)} returned scores of shape {shape} for "
-                f"{latents.mask.shape[0]} rows; a discriminator's module returns one score a row, [N]"
+                f"{self.name}.forward returned scores of shape {shape} for {latents.mask.shape[0]} rows; "
+                "a discriminator's module returns one score a row, [N]"
             )
         valid = latents.mask.any(dim=1)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~valid, 0.0)
         return Judgement(scores, valid, found)
 
+    @property
+    def name(self) -> str:
+        """The module, with the plugin of the discriminator that built it."""
+        return _built(self.discriminator, self.module)
+
     def _ask(self, method: str, *arguments: Tensor) -> Tensor:
         function = self.module if method == "forward" else getattr(self.module, method)
-        name = f"{self._called(self.discriminator, self.module)}.{method}"
-        scores: Tensor = ask_function(self.discriminator, name, function, *arguments)
+        scores: Tensor = ask_function(self.discriminator, f"{self.name}.{method}", function, *arguments)
         return scores
-
-    @staticmethod
-    def _called(owner: Discriminator | LatentExtractor, module: nn.Module) -> str:
-        """A module that a component has built, named with the component's plugin."""
-        return method_name(owner, "build").replace(".build", f" built {type(module).__name__}")
 
     def set_dropout(self, on: bool) -> None:
         """Train or evaluation mode; spectral norms iterate in `step_spectral_norms` alone, unless asked otherwise."""
@@ -134,3 +132,8 @@ class Critic(nn.Module):
             for norm in cast(nn.ModuleList, chain)
             if isinstance(norm, _SpectralNorm)
         ]
+
+
+def _built(owner: Discriminator | LatentExtractor, module: nn.Module) -> str:
+    """A module by its class, with the component that built it."""
+    return f"{method_name(owner, 'build')} -> {type(module).__name__}"

@@ -67,9 +67,8 @@ class Critics:
         flat = self._reduce(torch.cat([weight.grad.flatten() for weight in weights]))  # type: ignore[union-attr]
         if not math.isfinite(float(flat.square().sum())):
             raise TrainingError(
-                f"{prefix}: the gradient of a critic ({method_name(divergence, 'critic_loss')}) is not finite; neither it nor "
-                "the policy was updated. "
-                "Lower adversary.learning_rate, or check the latents with `norm: rms`"
+                f"{prefix}: the gradient of a critic is not finite ({method_name(divergence, 'critic_loss')}); neither it "
+                "nor the policy was updated. Lower adversary.learning_rate, or check the latents with `norm: rms`"
             )
         start = 0
         for weight in weights:

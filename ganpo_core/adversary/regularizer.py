@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.adversary.standard import Standard
-from ganpo_core.asking import ask, ask_scalar
+from ganpo_core.asking import ask, ask_scalar, method_name
 from ganpo_core.config import AdversaryPlan
 from ganpo_core.latents import read_selected
 from ganpo_core.types import Latents, TokenMap
@@ -94,6 +94,7 @@ class Regularizer:
         self.step, self.num_micro_batches = 0, 1
         self.standard: Standard | None = None
         """What latents are standardized by, where the extractor asks for it."""
+        self._noted: list[tuple[str, Tensor]] = []
         self._scale: Tensor | None = None
         self._squares: Tensor | None = None
         self._reduce = reduce
@@ -117,6 +118,16 @@ class Regularizer:
     def begin_step(self, step: int, num_micro_batches: int) -> None:
         """Called before a step's first micro-batch."""
         self.step, self.num_micro_batches = step, num_micro_batches
+        self._noted = []
+
+    def noted(self, name: str, answer: Tensor) -> Tensor:
+        """`answer`, kept under who gave it until the next step, for `suspect`."""
+        self._noted.append((name, answer.detach()))
+        return answer
+
+    def suspect(self) -> str | None:
+        """Who was first in this step to answer with something that is not finite; waits for the device."""
+        return next((name for name, answer in self._noted if not bool(answer.isfinite().all())), None)
 
     @property
     def looks_ahead(self) -> bool:
@@ -189,6 +200,7 @@ class DirectDistance(Regularizer):
             reference = batch.reference_side(side)
             reference = replace(reference, past=self._queues.get(SIDES[side]))
             value = ask_scalar(self.plan.divergence, "distance", batch.policy_side(side), reference)
+            self.noted(method_name(self.plan.divergence, "distance"), value)
             if self.plan.divergence.queue_size:
                 self._fresh.setdefault(SIDES[side], []).append(ask(self.plan.divergence, "remember", reference))
             share = totals.share(batch, side, batch.policy.states.shape[1])

@@ -38,7 +38,8 @@ def run(site: Site, trials: int) -> Iterator[Trial]:
             path = site.folder / f"cut_{number}.{kind}"
             path.write_bytes(_cut(kind, whole, at))
             said = refusal(path)
-            named = path.name in said and (kind == "parquet" or "line" in said or ", the first is row" in said) and "\n" not in said
+            placed = kind == "parquet" or "line" in said or ", the first is row" in said
+            named = path.name in said and placed and "\n" not in said
             yield Trial(f"{kind} cut at byte {at}", named and not said.startswith(("TRACEBACK", "ACCEPTED")), said)
     flipped = bytearray(gzip.compress(WRITERS["jsonl"](rows), mtime=0))
     flipped[len(flipped) // 2] ^= 0x10
