@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from ganpo_faults import files, plugin_faults, rows, typos
 from ganpo_faults.site import Site
 from ganpo_faults.trial import Family, Trial
