@@ -5,11 +5,17 @@ What a plugin author and a script import, and nothing else.
 
 from __future__ import annotations
 
+from ganpo_core import isolation
+
+isolation.leave_working_folder()  # before anything is imported that a file of the same name could stand in for
+
+# isort: split
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ganpo_core.components import (
     Component,
+    Create,
     Discriminator,
     Divergence,
     Fraction,
@@ -55,6 +61,7 @@ __all__ = [
     "CheckpointError",
     "Component",
     "ConfigError",
+    "Create",
     "DataError",
     "Discriminator",
     "Divergence",
@@ -105,14 +112,16 @@ def train(
     overrides: Mapping[str, object] | Sequence[str] = (),
     resume: bool = False,
     allow: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> Path:
     """Run a file (or a mapping of the same shape) and return its output folder.
 
     `overrides` are `{"objective.beta": 0.2}` or `["objective.beta=0.2"]`; relative paths are relative to the run
-    file, or to the working folder for a mapping. `allow` are keys that may differ from the run that is resumed. Raises
-    GanpoError for whatever a user can fix, and StoppedError, with everything saved, after SIGTERM or SIGINT.
+    file, or to the working folder for a mapping. `allow` are keys that may differ from the run that is resumed.
+    `trust_remote_code` lets a model run Python code of its own. Raises GanpoError for whatever a user can fix, and
+    StoppedError, with everything saved, after SIGTERM or SIGINT.
     """
     from ganpo_core.config import load_run
     from ganpo_core.training import run_training
 
-    return run_training(load_run(run, overrides), resume=resume, allow=allow)
+    return run_training(load_run(run, overrides, trust_remote_code), resume=resume, allow=allow)

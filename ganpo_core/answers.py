@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ganpo_core import asking
+from ganpo_core.asking import kind_of, method_name
 from ganpo_core.components import Objective
-from ganpo_core.errors import GanpoError, PluginError
+from ganpo_core.errors import PluginError
 from ganpo_core.forward import TOKEN_STATISTICS
 from ganpo_core.types import PairLoss, ResponseLoss
 
 Answer = TypeVar("Answer", PairLoss, ResponseLoss)
-NOT_THEIRS = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))
-"""Folders whose frames say nothing about a mistake in a plugin."""
 
 
 def ask(objective: Objective, method: str, *arguments: object) -> object:
     """What `objective.method` returns. Raises PluginError, with the plugin's line, for whatever it raises."""
-    try:
-        return getattr(objective, method)(*arguments)
-    except (GanpoError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise PluginError(
-            f"{_name(objective, method)} raised {said}{_place(error)}{_hint(objective, error)}"
-        ) from error
+    return asking.ask(objective, method, *arguments, hint=lambda error: _hint(objective, error))
 
 
 def ask_loss(objective: Objective, method: str, kind: type[Answer], count: int, *arguments: object) -> Answer:
     """The loss of `count` pairs or responses. Raises PluginError for anything but tensors of that many numbers."""
-    found, where = ask(objective, method, *arguments), _name(objective, method)
+    found, where = ask(objective, method, *arguments), method_name(objective, method)
     items = "pairs" if kind is PairLoss else "responses"
     wanted = f"expected a {kind.__name__} with one value for each of {count} {items}"
     if not isinstance(found, kind):
-        raise PluginError(f"{where} returned {_what(found)}; {wanted}")
+        raise PluginError(f"{where} returned {kind_of(found)}; {wanted}")
     for name, values in _fields(found):
         if not (isinstance(values, Tensor) and values.shape == (count,)):
-            raise PluginError(f"{where} returned {_what(values)} as {name}; {wanted}")
+            raise PluginError(f"{where} returned {kind_of(values)} as {name}; {wanted}")
     per_item = found.per_pair if isinstance(found, PairLoss) else found.per_response
     if torch.is_grad_enabled() and not per_item.requires_grad:
         raise PluginError(
@@ -56,14 +46,14 @@ def ask_values(
     objective: Objective, method: str, names: Collection[str], *arguments: object
 ) -> Mapping[str, Tensor]:
     """The values behind the `batch_statistics` called `names`. Raises PluginError where one is missing or no list."""
-    found, where = ask(objective, method, *arguments), _name(objective, method)
+    found, where = ask(objective, method, *arguments), method_name(objective, method)
     if not isinstance(found, Mapping) or not found.keys() >= set(names):
-        given = ", ".join(map(str, found)) or "nothing" if isinstance(found, Mapping) else _what(found)
+        given = ", ".join(map(str, found)) or "nothing" if isinstance(found, Mapping) else kind_of(found)
         raise PluginError(f"{where} gives {given}; batch_statistics names {', '.join(objective.batch_statistics)}")
     for name in names:
         if not (isinstance(found[name], Tensor) and found[name].ndim == 1):
             raise PluginError(
-                f"{where} gives {_what(found[name])} as '{name}'; expected a one-dimensional tensor of any length"
+                f"{where} gives {kind_of(found[name])} as '{name}'; expected a one-dimensional tensor of any length"
             )
     return found
 
@@ -77,20 +67,6 @@ def _fields(found: PairLoss | ResponseLoss) -> Iterator[tuple[str, object]]:
         return
     for name, value in found.metrics.items():
         yield f"metrics['{name}']", value
-
-
-def _name(objective: Objective, method: str) -> str:
-    return f"{type(objective).__name__}.{method}"
-
-
-def _what(found: object) -> str:
-    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-
-
-def _place(error: Exception) -> str:
-    """The innermost line of the plugin's own, where one was reached."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(NOT_THEIRS)]
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def _hint(objective: Objective, error: Exception) -> str:

@@ -37,12 +37,13 @@ from ganpo_core.demands import (
 )
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import PassPlan, plan_passes, response_pass
-from ganpo_core.latents import read_latents
+from ganpo_core.latents import read_latents, read_sources
 from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.randomness import seed_all
 from ganpo_core.schedules import make_scheduler
 from ganpo_core.types import Latents
+from ganpo_core.watchdog import Watchdog
 from ganpo_core.weights import bit_sums, frozen_weights
 
 
@@ -64,6 +65,7 @@ class Run:
     notes: tuple[str, ...]
     statistics: BatchStatistics
     plan: PassPlan
+    watchdog: Watchdog
     reference_sums: Tensor | None = None
     """The bits of what makes the reference, added up at the start; None where nothing is frozen or it may move."""
     first_pair: int = 0
@@ -140,12 +142,14 @@ class Run:
 
     def gather_own_first(self, tensor: Tensor) -> Tensor:
         """A one-dimensional tensor of every process, joined, this process's part first."""
-        joined: Tensor = self.accelerator.gather(tensor)
+        with self.watchdog.phase("gather"):
+            joined: Tensor = self.accelerator.gather(tensor)
         return joined.roll(-self.accelerator.process_index * len(tensor))
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         """Add a tensor up over all processes."""
-        total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        with self.watchdog.phase("reduce"):
+            total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
         return total
 
 
@@ -169,7 +173,7 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
     training = config.training
     check_declarations(config.objective)
     # Read data before weights: mistakes in rows are cheaper to find.
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     data, data_notes = within_context(config)
     evaluation: PairDataset | None = None
     reports: list[DataReport] = []
@@ -196,12 +200,21 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
 
     seed_all(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)
-    models = load_models(config.model, tokenizer, accelerator.device, needs_reference)
+    models = load_models(config.model, tokenizer, accelerator.device, needs_reference, config.trust_remote_code)
     if training.gradient_checkpointing:
         checkpoint_activations(models.policy)
 
+    watchdog = Watchdog(
+        config.output_dir,
+        accelerator.process_index,
+        accelerator.num_processes,
+        training.watchdog_seconds,
+        accelerator.wait_for_everyone,
+    )
+
     def sum_over_processes(tensor: Tensor) -> Tensor:
-        total: Tensor = accelerator.reduce(tensor, reduction="sum")
+        with watchdog.phase("reduce"):
+            total: Tensor = accelerator.reduce(tensor, reduction="sum")
         return total
 
     def gather_rows(rows: Tensor) -> Tensor:
@@ -243,6 +256,7 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
         statistics=statistics,
         plan=plan,
         reference_sums=bit_sums(frozen_weights(models).values()) if training.sync_reference is None else None,
+        watchdog=watchdog,
     )
 
 
@@ -261,7 +275,7 @@ def _with_settled_forms(config: RunConfig, regularizers: list[Regularizer]) -> R
 
 def within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
     """The data section with `max_length` no longer than the model's context, and a note if that shortened it."""
-    context = context_length(config.model)
+    context = context_length(config.model, config.trust_remote_code)
     if context is None or config.data.max_length <= context:
         return config.data, []
     note = f"data.max_length: {config.data.max_length} is beyond the model's context; {context} is used"
@@ -270,7 +284,7 @@ def within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
 
 def _reference_latents(plan: AdversaryPlan, models: Models, pairs: PairDataset, count: int) -> Iterator[Latents]:
     """An extractor's latents of the reference on the first pairs, one pair at a time."""
-    sources = plan.latents.sources(models.policy)
+    sources = read_sources(plan.latents, models.policy)
     for index in range(min(count, len(pairs))):
         batch = collate([pairs[index]], models.tokenizer.pad_token_id).to(models.device)
         with torch.random.fork_rng(devices=[]), models.as_reference() as reference:

@@ -6,9 +6,9 @@ Shape suffixes: B pairs, N rows, S positions, H latent width, F critic features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -49,6 +49,15 @@ OPTIONS: dict[str, Any] = {
 """How options are validated (pydantic reads it from the class); `Any` is pydantic's own type for it."""
 
 
+class Create(Protocol):
+    """Makes a component by its name: a registry's, as a component that holds others is given it."""
+
+    def __call__(
+        self, name: str, options: Mapping[str, object], path: str, beside: Collection[str] = ()
+    ) -> Component:
+        """A validated component; `path` is where its options stand, `beside` the keys there that are not its own."""
+
+
 @dataclass(frozen=True)
 class Component:
     """What every registered part is: a frozen dataclass whose fields are its options."""
@@ -65,8 +74,8 @@ class Component:
     matters_with: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """For an option that changes nothing beside the defaults: the other options with which it does."""
 
-    def bind(self, create: Callable[[str, Mapping[str, object], str], Component], path: str) -> None:
-        """Make the components inside this one; `create(name, options, path)` is the registry's, `path` this one's."""
+    def bind(self, create: Create, path: str) -> None:
+        """Make the components inside this one, whose own path is `path`."""
 
 
 @dataclass(frozen=True)

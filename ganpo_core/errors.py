@@ -5,9 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 
+from ganpo_core.redact import redact
+
 
 class GanpoError(Exception):
-    """Something a user can fix; the command line prints it without a traceback."""
+    """Something a user can fix; the command line prints it without a traceback. Credentials in a message are masked."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
     exit_code: int = 1
     """What the command line exits with."""
@@ -17,7 +22,8 @@ class ConfigError(GanpoError):
     """One or more mistakes in a run file or in a component's options, reported together."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        given = (problems,) if isinstance(problems, str) else problems
+        self.problems: tuple[str, ...] = tuple(map(redact, given))
         super().__init__("\n".join(self.problems))
 
 

@@ -24,6 +24,7 @@ FREE_TO_CHANGE = (
     "training.save_steps",
     "training.save_total_limit",
     "training.report_to",
+    "training.watchdog_seconds",
     "data.eval_path",
     "data.eval_split",
 )

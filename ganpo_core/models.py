@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import nn
 
 from ganpo_core.config import ModelConfig
 from ganpo_core.errors import ConfigError, TrainingError
+from ganpo_core.trust import check_settings, check_weights, loading_reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -66,14 +67,16 @@ class Models:
         return {name: weight for name, weight in self.policy.named_parameters() if weight.requires_grad}
 
 
-def load_tokenizer(config: ModelConfig) -> Any:
+def load_tokenizer(config: ModelConfig, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer, padding with its end-of-sequence token if it has no padding token."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: no tokenizer in '{config.path}': {_first_line(error)}") from error
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.path, revision=config.revision, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # of any kind: the tokenizer's files may hold anything
+        raise ConfigError(f"model.path: no tokenizer in '{config.path}': {loading_reason(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
@@ -81,23 +84,33 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def context_length(config: ModelConfig) -> int | None:
-    """Positions that the model was made for, from its configuration alone; None where it does not say."""
+def load_config(config: ModelConfig, trust_remote_code: bool = False, key: str = "model.path") -> Any:
+    """The model's own configuration; `key` is "model.reference" for the reference's."""
     from transformers import AutoConfig
 
+    path = config.path if key == "model.path" else str(config.reference)
     try:
-        found = AutoConfig.from_pretrained(config.path, revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: no configuration in '{config.path}': {_first_line(error)}") from error
+        found = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # of any kind: config.json may hold anything
+        raise ConfigError(f"{key}: no configuration in '{path}': {loading_reason(error)}") from error
+    check_settings(key, path, found)
+    return found
+
+
+def context_length(config: ModelConfig, trust_remote_code: bool = False) -> int | None:
+    """Positions that the model was made for, from its configuration alone; None where it does not say."""
+    found = load_config(config, trust_remote_code)
     length = getattr(found.get_text_config(), "max_position_embeddings", None)
     return int(length) if length else None
 
 
-def load_models(config: ModelConfig, tokenizer: Any, device: torch.device, needs_reference: bool) -> Models:
+def load_models(
+    config: ModelConfig, tokenizer: Any, device: torch.device, needs_reference: bool, trust_remote_code: bool = False
+) -> Models:
     """Policy and reference on `device`. Raises ConfigError for what cannot be loaded as the file asks."""
     if config.quantization and (config.lora is None or device.type != "cuda"):
         raise ConfigError("model.quantization: a 4-bit base cannot be trained itself; add `lora:` and use a CUDA device")
-    policy = _load(config, config.path)
+    policy = _load(config, "model.path", trust_remote_code)
     _check_vocabulary(policy, tokenizer)
     reference: nn.Module | None = None
     if config.lora is not None:
@@ -105,7 +118,8 @@ def load_models(config: ModelConfig, tokenizer: Any, device: torch.device, needs
             raise ConfigError("model.reference: with `lora` the reference is the base model; remove one of the two")
         policy = _with_adapters(policy, config)
     elif needs_reference:
-        reference = _load(config, config.reference or config.path).requires_grad_(False).eval()
+        key = "model.path" if config.reference is None else "model.reference"
+        reference = _load(config, key, trust_remote_code).requires_grad_(False).eval()
     policy.train()
     if config.disable_dropout:
         disable_dropout(policy)
@@ -120,17 +134,19 @@ def load_models(config: ModelConfig, tokenizer: Any, device: torch.device, needs
     return Models(tokenizer, policy, reference, DTYPES[config.dtype], device)
 
 
-def load_skeleton(config: ModelConfig) -> Any:
+def load_skeleton(config: ModelConfig, trust_remote_code: bool = False) -> Any:
     """The policy as `load_models` makes it, from its configuration alone: on the meta device, shapes without values."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    found = load_config(config, trust_remote_code)
     try:
-        found = AutoConfig.from_pretrained(config.path, revision=config.revision)
         with torch.device("meta"):
-            policy = AutoModelForCausalLM.from_config(found, dtype=_weight_dtype(config), **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(f"model.path: no model can be made of '{config.path}': {_first_line(error)}") from error
+            policy = AutoModelForCausalLM.from_config(
+                found, dtype=_weight_dtype(config), trust_remote_code=trust_remote_code, **options
+            )
+    except Exception as error:
+        raise ConfigError(f"model.path: no model can be made of '{config.path}': {loading_reason(error)}") from error
     if config.lora is not None:
         with torch.device("meta"):
             policy = _with_adapters(policy, dataclasses.replace(config, quantization=None))
@@ -184,17 +200,18 @@ def save_policy(models: Models, folder: Path, weights: dict[str, torch.Tensor] |
     models.tokenizer.save_pretrained(folder)
 
 
-def _load(config: ModelConfig, path: str) -> Any:
+def _load(config: ModelConfig, key: str, trust_remote_code: bool) -> Any:
+    """The model that `model.path` or `model.reference` names, all of its weights read from its files."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
-        raise ConfigError(
-            f"model.path: '{path}' holds no .safetensors weights; pickled ones (.bin, .pt) are refused, since reading "
-            "them runs code. Save the model again with transformers' save_pretrained"
-        )
+    path = config.path if key == "model.path" else str(config.reference)
+    check_weights(key, path)
+    load_config(config, trust_remote_code, key)
     logging.disable_progress_bar()  # the run has one of its own
-    options: dict[str, Any] = {"revision": config.revision, "use_safetensors": True}
+    options: dict[str, Any] = {
+        "revision": config.revision, "use_safetensors": True, "trust_remote_code": trust_remote_code
+    }
     if config.attention != "auto":
         options["attn_implementation"] = config.attention
     if config.quantization:
@@ -205,9 +222,24 @@ def _load(config: ModelConfig, path: str) -> Any:
         )
     options["dtype"] = _weight_dtype(config)
     try:
-        return AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(f"model.path: '{path}' cannot be loaded: {_first_line(error)}") from error
+        model, found = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of any kind: a damaged file shows in many ways
+        raise ConfigError(f"{key}: '{path}' cannot be loaded: {loading_reason(error)}") from error
+    _check_complete(key, path, found)
+    return model
+
+
+def _check_complete(key: str, path: str, found: Mapping[str, Any]) -> None:
+    """Weights that the files lack would be drawn at random, without a word."""
+    missing = [str(name) for name in found.get("missing_keys", ())]
+    missing += [str(name[0] if isinstance(name, tuple) else name) for name in found.get("mismatched_keys", ())]
+    if missing:
+        raise ConfigError(
+            f"{key}: the files of '{path}' lack {len(missing)} of the model's weights or hold them in another shape, such "
+            f"as {sorted(missing)[0]}; is it a language model, and was all of it copied?"
+        )
 
 
 def _weight_dtype(config: ModelConfig) -> torch.dtype:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import sweep
+from ganpo_core.links import refuse_links
 
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
@@ -32,6 +33,7 @@ class OutputFolder:
         self._descriptor: int | None = None
         try:
             _check_mounts(path)
+            refuse_links(path)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"output_dir: {path} cannot be made: {error}") from error

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -17,6 +18,46 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ganpo_core.errors import CheckpointError, ConfigError, GanpoError
 from ganpo_core.models import Models, base_model, text_config
+from ganpo_core.watchdog import DEFAULT
+
+OTHER_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "accelerate's own FSDP plugin",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "accelerate's parallelism_config (tensor or context parallelism)",
+}
+"""Switches by which `accelerate launch` tells its processes to prepare models in a way that a run has no use for."""
+
+
+def refuse_other_engines(environment: Mapping[str, str]) -> None:
+    """Raises ConfigError where the launcher asks for an engine that would not shard, or would change, what a run trains."""
+    asked = [name for variable, name in OTHER_ENGINES.items() if _is_on(environment.get(variable, ""))]
+    if asked:
+        raise ConfigError(
+            f"launch: {asked[0]} is configured, and is not used here: it prepares one model, and a run has a policy, a "
+            "reference and critics. Launch with distributed_type: MULTI_GPU and shard with `training.parallelism: fsdp2`, "
+            "as examples/launch/fsdp2.yaml does"
+        )
+    precision = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("", "no"):
+        raise ConfigError(
+            f"launch: mixed_precision is {precision}, and model.dtype decides here; set mixed_precision: no in accelerate's "
+            "configuration, and `model.dtype: bfloat16` in the run file"
+        )
+    backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() not in ("", "no"):
+        raise ConfigError(f"launch: dynamo_backend is {backend}, and models are not compiled here; set dynamo_backend: no")
+
+
+def group_settings(watchdog_seconds: float | None) -> InitProcessGroupKwargs:
+    """How long a collective may wait: longer than the watchdog, which can say in which phase."""
+    seconds = DEFAULT if watchdog_seconds is None else watchdog_seconds
+    # Loading is not watched, and processes may differ in it by the minutes that a slow disk takes.
+    return InitProcessGroupKwargs(timeout=timedelta(seconds=max(1800.0, 2 * seconds)))
+
+
+def _is_on(value: str) -> bool:
+    return value.strip().lower() in ("1", "true", "yes", "on", "y", "t")
 
 
 def parallelize(models: Models, accelerator: Accelerator, parallelism: str) -> None:

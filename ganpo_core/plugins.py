@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from ganpo_core import hookspecs
 from ganpo_core.errors import PluginError
-from ganpo_core.registry import KINDS, Entry, Provider, Registry
+from ganpo_core.registry import KINDS, Entry, Provider, Registry, naming
 from ganpo_core.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -78,21 +79,17 @@ class Plugins:
 
     def step_finished(self, report: StepReport) -> None:
         """Tell every observer. Raises PluginError naming the one that fails."""
+        report = replace(report, metrics=MappingProxyType(dict(report.metrics)))
         for implementation in self.manager.hook.ganpo_step_finished.get_hookimpls():
-            try:
+            with naming(self.providers[implementation.plugin_name], "ganpo_step_finished"):
                 implementation.function(*(report for _ in implementation.argnames))
-            except Exception as error:
-                provider = self.providers[implementation.plugin_name]
-                raise PluginError(f"plugin '{provider}': ganpo_step_finished raised {error!r}") from error
 
     def _results(self, hook: str) -> Iterable[tuple[Provider, Mapping[Any, Any]]]:
         # Walked one by one, not called in bulk, so that every entry knows its provider.
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             provider = self.providers[implementation.plugin_name]
-            try:
+            with naming(provider, hook):
                 result = implementation.function()
-            except Exception as error:
-                raise PluginError(f"plugin '{provider}': {hook} raised {error!r}") from error
             if not isinstance(result, Mapping):
                 raise PluginError(f"plugin '{provider}': {hook} returned {result!r}, not a mapping of names to classes")
             yield provider, result
@@ -172,6 +169,7 @@ def _load_file(path: str, folder: Path | None) -> tuple[ModuleType, Provider]:
     file = resolve_file(path, folder)
     if not file.is_file():
         raise PluginError(f"plugins: '{path}' is not a file ({file}); paths are relative to the run file")
+    provider = Provider(file.stem, None, f"sha256:{sha256(file.read_bytes()).hexdigest()[:12]}")
     # A name of its own, so that a file called like an installed package, or like another file, does not shadow it.
     name = f"ganpo_plugin_file_{file.stem}_{sha256(str(file).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -183,8 +181,15 @@ def _load_file(path: str, folder: Path | None) -> tuple[ModuleType, Provider]:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PluginError(f"plugin '{path}' does not import: {type(error).__name__}: {error}") from error
-    return module, Provider(file.stem, None, f"sha256:{sha256(file.read_bytes()).hexdigest()[:12]}")
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise PluginError(f"plugin '{path}' does not import: {said}{_line_in(file, error)} ({provider})") from error
+    return module, provider
+
+
+def _line_in(file: Path, error: BaseException) -> str:
+    """The line of a plugin's file that an error passed last."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def _provider(point: EntryPoint) -> Provider:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ganpo_core.components import Component, Discriminator, Divergence, LatentExtractor, Objective
-from ganpo_core.errors import ConfigError, PluginError
+from ganpo_core.errors import ConfigError, GanpoError, PluginError
 from ganpo_core.options import validate
 from ganpo_core.suggest import closest, did_you_mean
 
@@ -94,15 +95,28 @@ class Registry(Mapping[str, Entry]):
             other = self._entries[name].provider
             raise PluginError(
                 f"{kind} '{name}' is provided by both '{other.plugin}' and '{provider.plugin}'; rename one"
+                f" ({self.kind.hook} of {other} and {provider})"
             )
         self._entries[name] = Entry(component, provider)
 
-    def create(self, name: str, options: Mapping[str, object], path: str | None = None) -> Component:
-        """A validated instance. Raises ConfigError with every mistake, each named by its path under `path`."""
-        where = self.kind.section if path is None else path
-        component: Component = validate(self[name].component, options, where)
-        component.bind(self.create, where)
+    def create(
+        self, name: str, options: Mapping[str, object], path: str | None = None, beside: Collection[str] = ()
+    ) -> Component:
+        """A validated instance. Raises ConfigError with every mistake, each named by its path under `path`.
+
+        `beside` are keys that its owner takes out of the same mapping, for the suggestions.
+        """
+        where, entry = self.kind.section if path is None else path, self[name]
+        with naming(entry.provider, f"{entry.component.__name__}.__init__"):
+            component: Component = validate(entry.component, options, where, beside)
+        self.settle(component, entry.provider, where)
         return component
+
+    def settle(self, component: Component, provider: Provider, path: str) -> None:
+        """Let a component know its plugin, and make the components inside it."""
+        object.__setattr__(component, "_provider", provider)
+        with naming(provider, f"{type(component).__name__}.bind"):
+            component.bind(self.create, path)
 
     def unknown(self, name: str) -> str:
         """What a user reads who asked for a name that nobody registered."""
@@ -122,6 +136,23 @@ class Registry(Mapping[str, Entry]):
                 written = f"{{use: {own}, {options}}}" if options else f"use: {own}"
                 return f" {who} calls '{own}' so: write `{written}`."
         return ""
+
+
+@contextmanager
+def naming(provider: Provider, what: str) -> Iterator[None]:
+    """Turn whatever a plugin's code raises into a PluginError that names the plugin, its version and `what` was called."""
+    try:
+        yield
+    except GanpoError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin '{provider}': {what} raised {error!r}") from error
+
+
+def provider_of(component: Component) -> Provider | None:
+    """The plugin that a component is of; None for one that was made by hand."""
+    found = vars(component).get("_provider")
+    return found if isinstance(found, Provider) else None
 
 
 def source_file(component: type[Component]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ganpo_core.asking import method_name
 from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
 from ganpo_core.errors import NotFiniteError, TrainingError
@@ -46,7 +47,7 @@ def not_finite_error(
     items = [item for part in losses.per_item for item in part.tolist()]
     places = [f"{source} row {row}" for batch in window for source, row in batch.pair_ids]
     flawed = [f"{place} (loss {item:g})" for place, item in zip(places, items, strict=True) if not math.isfinite(item)]
-    objective = type(run.config.objective).__name__
+    blamed = method_name(run.config.objective, "loss")
     gradients = {name: weight.grad for name, weight in run.models.trainable().items() if weight.grad is not None}
     told = [
         f"step {step + 1}: {', '.join(found)} is not finite; the policy was not updated, nor was anything else "
@@ -55,7 +56,9 @@ def not_finite_error(
     if spoilt := not_finite(run.models.weights()):
         told.append(f"Weights that are not finite: {_few(spoilt)}")
     elif flawed:
-        told.append(f"{objective}.loss itself gave such values; if it is your own, write it with `softplus`")
+        told.append(f"{blamed} itself gave such values; if it is your own, write it with `softplus`")
+    elif suspect := next((name for regularizer in run.regularizers if (name := regularizer.suspect())), None):
+        told.append(f"{suspect} itself gave such values")
     elif spoilt := not_finite(gradients):
         told.append(f"Gradients that are not finite: {_few(spoilt)}")
     told.append(f"{'Rows' if flawed else 'The pairs of the step here'}: {_few(flawed or places)}")

@@ -13,7 +13,7 @@ from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
 from ganpo_core.errors import TrainingError
 from ganpo_core.forward import Pass, Wanted, response_pass
-from ganpo_core.latents import read_latents
+from ganpo_core.latents import read_latents, read_sources
 from ganpo_core.losses import Losses, Scored, objective_losses
 from ganpo_core.metrics import MetricSums
 from ganpo_core.parallel import sync_reference, synchronize_gradients, whole
@@ -70,7 +70,10 @@ def policy_pass(run: Run, batch: PairBatch, logps: bool = True, against: Tensor 
         reference_logits=against,
         router_loss=logps and routes,
     )
-    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head)
+    with run.watchdog.phase("policy pass"):
+        return response_pass(
+            run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head
+        )
 
 
 def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
@@ -78,7 +81,7 @@ def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
     if not run.needs_reference:
         return Pass(None)
     logps = logps and run.config.objective.needs_reference
-    with run.models.as_reference() as reference:
+    with run.watchdog.phase("reference pass"), run.models.as_reference() as reference:
         wanted = Wanted("reference", run.config.objective.token_statistics)
         return response_pass(reference, reference, batch, _sources(run), logps, wanted, run.plan.head)
 
@@ -144,7 +147,8 @@ def _backward(
     # Data parallelism averages gradients over processes; shares of the whole step are to be added up.
     world = run.accelerator.num_processes
     here = run.statistics.of_batch((batch, policy.logps, reference.logps), run.gather_own_first)
-    losses = objective_losses(run.config.objective, batch, policy.logps, reference.logps, {**known, **here})
+    with run.watchdog.phase("objective"):
+        losses = objective_losses(run.config.objective, batch, policy.logps, reference.logps, {**known, **here})
     note_losses(metrics, losses)
     objective = losses.per_item.sum() / run.pairs_per_step
     if policy.router_loss is not None:
@@ -155,7 +159,7 @@ def _backward(
     total = objective.detach()
     forces = LatentForces(policy.states, policy.layout)
     for regularizer in run.regularizers:
-        with run.models.autocast():
+        with run.watchdog.phase("critics"), run.models.autocast():
             latents = _latent_batch(regularizer, batch, forces.rows(), reference.captured)
             if num_micro_batches == 1 and regularizer.looks_ahead:
                 regularizer.prepare([latents.detach()], totals[regularizer], metrics)
@@ -165,7 +169,8 @@ def _backward(
         total = total + weight * scale * penalty.detach()
         metrics.add_part(f"{regularizer.prefix}/penalty", penalty)
         metrics.add(f"{regularizer.prefix}/weight", (penalty.detach() * 0 + weight) * scale)
-    forces.backward(objective * world)
+    with run.watchdog.phase("backward"):
+        forces.backward(objective * world)
     metrics.add_part("loss", total)
     step_losses.parts.append(total)
     step_losses.per_item.append(losses.per_item.detach())
@@ -182,7 +187,8 @@ def _update(
     """Clip, check that everything is finite on every process, then update critics and policy."""
     limit = run.config.training.max_grad_norm
     weights = list(run.models.trainable().values())
-    norm = whole(nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
+    with run.watchdog.phase("gradient norm"):
+        norm = whole(nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
     at_stake = {"loss": torch.stack(losses.parts), "policy's gradient": norm, **run.statistics.settle()}
     for regularizer in run.regularizers:
         at_stake |= regularizer.settle()
@@ -247,6 +253,6 @@ def _totals(run: Run, regularizer: Regularizer, window: Sequence[PairBatch]) -> 
 
 
 def _sources(run: Run) -> tuple[Source, ...]:
-    found = [source for r in run.regularizers for source in r.plan.latents.sources(run.models.policy)]
+    found = [source for r in run.regularizers for source in read_sources(r.plan.latents, run.models.policy)]
     return tuple(dict.fromkeys(found))
 

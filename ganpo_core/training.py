@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ganpo_core.evaluate import evaluate
 from ganpo_core.interrupts import Interrupts
 from ganpo_core.metrics import MetricSums
 from ganpo_core.output import OutputFolder
-from ganpo_core.parallel import on_main
+from ganpo_core.parallel import group_settings, on_main, refuse_other_engines
 from ganpo_core.randomness import kept_randomness, randomness
 from ganpo_core.replay import write_bundle
 from ganpo_core.report import Reporter
@@ -24,13 +25,21 @@ from ganpo_core.step import train_step
 
 Advance = Callable[[int, dict[str, float]], None]
 
+SAVING = 6.0
+"""How much longer than a pass the watchdog lets a save take: all processes wait while one writes."""
+
 
 def run_training(config: RunConfig, resume: bool = False, allow: Sequence[str] = ()) -> Path:
     """Train as the run file says; returns the output folder.
 
     Raises GanpoError for what a user can fix, and StoppedError, with everything saved, after SIGTERM or SIGINT.
     """
-    accelerator = Accelerator(log_with=list(config.training.report_to) or None, project_dir=config.output_dir)
+    refuse_other_engines(os.environ)
+    accelerator = Accelerator(
+        log_with=list(config.training.report_to) or None,
+        project_dir=config.output_dir,
+        kwargs_handlers=[group_settings(config.training.watchdog_seconds)],
+    )
     held: list[OutputFolder] = []
     with Interrupts(several_processes=accelerator.num_processes > 1) as interrupts:
         try:
@@ -61,20 +70,29 @@ def _train(run: Run, output: OutputFolder, interrupts: Interrupts, resume: bool,
 
     interrupts.can_finish = True
     try:
-        with reporter.progress(start) as advance:
-            if start:
-                # Saved before it was evaluated: whether the process lived to do it is not in the checkpoint.
-                _evaluate(run, start, reporter)
-            for step in range(start, run.max_steps):
-                stop = _step(run, step, metrics, interrupts, reporter)
-                _after_step(run, output, step + 1, metrics, reporter, advance, stop)
-        export(run, output)
+        with run.watchdog.watching():
+            _steps(run, start, output, metrics, interrupts, reporter)
+            with run.watchdog.phase("save", patience=SAVING):
+                export(run, output)
     finally:
         # Not accelerator.end_training(): it destroys the process group under a model that still holds it, and a process
         # that then drops the model can wait for ever or abort (seen in one of some thirty two-process runs).
         for tracker in run.accelerator.trackers:
             tracker.finish()
     reporter.say(f"finished: {output.path}")
+
+
+def _steps(
+    run: Run, start: int, output: OutputFolder, metrics: MetricSums, interrupts: Interrupts, reporter: Reporter
+) -> None:
+    with reporter.progress(start) as advance:
+        if start:
+            # Saved before it was evaluated: whether the process lived to do it is not in the checkpoint.
+            _evaluate(run, start, reporter)
+        for step in range(start, run.max_steps):
+            run.watchdog.step = step + 1
+            stop = _step(run, step, metrics, interrupts, reporter)
+            _after_step(run, output, step + 1, metrics, reporter, advance, stop)
 
 
 def _step(run: Run, step: int, metrics: MetricSums, interrupts: Interrupts, reporter: Reporter) -> int:
@@ -111,7 +129,8 @@ def _after_step(
             reporter.say(line)
     reporter.finish_step(step, values)
     if last or stop or (training.save_steps and step % training.save_steps == 0):
-        save_checkpoint(run, output, step, metrics)
+        with run.watchdog.phase("save", patience=SAVING):
+            save_checkpoint(run, output, step, metrics)
         reporter.check_spectral_norms()
     if stop and not last:
         raise StoppedError(stop, f"after step {step}, which is saved; continue with --resume")

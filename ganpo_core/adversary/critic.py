@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from ganpo_core.asking import ask, ask_function, kind_of, method_name
 from ganpo_core.components import Discriminator, LatentExtractor
 from ganpo_core.errors import PluginError
 from ganpo_core.types import Latents
@@ -40,11 +41,15 @@ class Critic(nn.Module):
     ) -> None:
         """`iterate_in_forward` starts spectral norms cold and lets every forward pass run a power iteration."""
         super().__init__()
-        self.transform = latents.build(latent_dim)
+        self.discriminator, self.extractor = discriminator, latents
+        self.transform = ask(latents, "build", latent_dim)
         if self.transform is not None:
             with torch.no_grad():
                 latent_dim = self.transform(torch.zeros(1, 1, latent_dim)).shape[-1]
-        self.module = discriminator.build(latent_dim)
+        self.module = ask(discriminator, "build", latent_dim)
+        if not isinstance(self.module, nn.Module):
+            built = method_name(discriminator, "build")
+            raise PluginError(f"{built} returned {kind_of(self.module)}; expected a torch module")
         self.to(dtype)
         self.dtype = dtype
         self._iterates_in_forward = iterate_in_forward
@@ -63,23 +68,37 @@ class Critic(nn.Module):
         """Score N rows, in one pass where the module offers `score` beside `features`."""
         states = latents.states.to(self.dtype)
         if self.transform is not None:
-            states = self.transform(states)
+            states = ask_function(self.extractor, _built(self.extractor, self.transform), self.transform, states)
         found: Tensor | None = None
         if features:
-            found = self.module.features(states, latents.mask)  # type: ignore[operator]
+            found = self._ask("features", states, latents.mask)
+            if not isinstance(found, Tensor) or found.dim() != 3 or len(found) != len(states):
+                raise PluginError(
+                    f"{self.name}.features returned {kind_of(found)} for {len(states)} rows; expected [N, S, F]"
+                )
         if found is not None and hasattr(self.module, "score"):
-            scores = self.module.score(found, latents.mask)  # type: ignore[operator]
+            scores = self._ask("score", found, latents.mask)
         else:
-            scores = self.module(states, latents.mask)
+            scores = self._ask("forward", states, latents.mask)
         if not isinstance(scores, Tensor) or scores.shape != latents.mask.shape[:1]:
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise PluginError(
-                f"{type(self.module).__name__} returned scores of shape {shape} for {latents.mask.shape[0]} rows; "
+                f"{self.name}.forward returned scores of shape {shape} for {latents.mask.shape[0]} rows; "
                 "a discriminator's module returns one score a row, [N]"
             )
         valid = latents.mask.any(dim=1)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~valid, 0.0)
         return Judgement(scores, valid, found)
+
+    @property
+    def name(self) -> str:
+        """The module, with the plugin of the discriminator that built it."""
+        return _built(self.discriminator, self.module)
+
+    def _ask(self, method: str, *arguments: Tensor) -> Tensor:
+        function = self.module if method == "forward" else getattr(self.module, method)
+        scores: Tensor = ask_function(self.discriminator, f"{self.name}.{method}", function, *arguments)
+        return scores
 
     def set_dropout(self, on: bool) -> None:
         """Train or evaluation mode; spectral norms iterate in `step_spectral_norms` alone, unless asked otherwise."""
@@ -123,3 +142,8 @@ class Critic(nn.Module):
             for norm in cast(nn.ModuleList, chain)
             if isinstance(norm, _SpectralNorm)
         ]
+
+
+def _built(owner: Discriminator | LatentExtractor, module: nn.Module) -> str:
+    """A module by its class, with the component that built it."""
+    return f"{method_name(owner, 'build')} -> {type(module).__name__}"

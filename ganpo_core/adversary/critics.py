@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ganpo_core.adversary.critic import Critic
 from ganpo_core.adversary.regularizer import SIDES, Reduce
+from ganpo_core.asking import ask
 from ganpo_core.components import Divergence
 
 
@@ -89,7 +90,7 @@ class Critics:
         with torch.no_grad():
             for critic in self.pair:
                 critic.step_spectral_norms()
-                divergence.project(critic)
+                ask(divergence, "project", critic)
 
     def remember(self) -> None:
         """Keep a copy of everything that `step` changes, for `undo`: a game in which critics move before the policy's

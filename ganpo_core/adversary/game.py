@@ -24,7 +24,9 @@ from ganpo_core.adversary.critic import Critic, Judgement
 from ganpo_core.adversary.critics import Critics
 from ganpo_core.adversary.means import CROSS, GROUPS, OWN, POLICY, RunningMeans
 from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Reduce, Regularizer, Totals, reduce_sides
+from ganpo_core.asking import ask, ask_scalar, kind_of, method_name
 from ganpo_core.config import AdversaryPlan
+from ganpo_core.errors import PluginError
 from ganpo_core.types import Latents, Scores, TokenMap
 
 if TYPE_CHECKING:
@@ -164,6 +166,7 @@ class CriticGame(Regularizer):
         if cross:
             groups.append(batch.reference_side(1 - side))
         judged = self.critics[side](_stack(groups), self.plan.config.form == "feature_matching")
+        self.noted(f"{self.critics[side].name}.forward", judged.scores)
         parts = _split(judged, len(groups))
         return SideScores(parts[OWN], parts[POLICY], parts[CROSS] if cross else None)
 
@@ -196,18 +199,24 @@ class CriticGame(Regularizer):
         plan, means_G = self.plan, self.baselines.current[index]
         anchor = _scores(side.anchor, means_G[OWN], rows_K[index], live[OWN])
         policy = _scores(side.policy, means_G[POLICY], rows_K[index], live[POLICY])
-        own = plan.divergence.critic_loss(anchor, policy)
-        parts = {"critic_loss_own": own, "estimate": plan.divergence.estimate(anchor, policy)}
+        own = ask_scalar(plan.divergence, "critic_loss", anchor, policy)
+        self.noted(method_name(plan.divergence, "critic_loss"), own)
+        parts = {"critic_loss_own": own, "estimate": ask_scalar(plan.divergence, "estimate", anchor, policy)}
         loss = own
         if side.cross is not None:
             cross = _scores(side.cross, means_G[CROSS], rows_K[1 - index], live[CROSS])
-            parts["critic_loss_cross"] = plan.divergence.critic_loss(policy, cross)
+            parts["critic_loss_cross"] = ask_scalar(plan.divergence, "critic_loss", policy, cross)
             loss = loss + plan.cross_weight * parts["critic_loss_cross"]
         loss = plan.config.critic_scale * loss
-        extra = plan.divergence.penalty(
-            _ScoresOnly(self.critics[index]), batch.reference_side(index), batch.policy_side(index).detach()
+        critic = _ScoresOnly(self.critics[index])
+        extra = ask(
+            plan.divergence, "penalty", critic, batch.reference_side(index), batch.policy_side(index).detach()
         )
         if extra is not None:
+            if not (isinstance(extra, Tensor) and extra.numel() == 1):
+                name = method_name(plan.divergence, "penalty")
+                raise PluginError(f"{name} returned {kind_of(extra)}; expected a scalar tensor, or None")
+            extra = self.noted(method_name(plan.divergence, "penalty"), extra.reshape(()))
             extra = extra * (batch.num_rows[index] / rows_K[index]).to(extra)
             parts["critic_penalty"] = extra
             loss = loss + extra
@@ -231,7 +240,8 @@ class CriticGame(Regularizer):
             return mine.average((mine.values - own.baseline()).square()) * share
         if form == "full":  # the original relativistic generator differentiates through the policy's own mean
             mine = replace(mine, mean=replace(mine, count=None).average(mine.values))
-        return plan.divergence.policy_loss(mine, own, form) * share
+        answer = ask_scalar(plan.divergence, "policy_loss", mine, own, form)
+        return self.noted(method_name(plan.divergence, "policy_loss"), answer) * share
 
     def _note_scores(self, index: int, side: SideScores, metrics: MetricSums) -> None:
         """How the groups score: the order that the critic is trained to produce, and by how much."""

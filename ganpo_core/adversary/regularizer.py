@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.adversary.standard import Standard
+from ganpo_core.asking import ask, ask_scalar, method_name
 from ganpo_core.config import AdversaryPlan
+from ganpo_core.latents import read_selected
 from ganpo_core.types import Latents, TokenMap
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class Regularizer:
         self.step, self.num_micro_batches = 0, 1
         self.standard: Standard | None = None
         """What latents are standardized by, where the extractor asks for it."""
+        self._noted: list[tuple[str, Tensor]] = []
         self._scale: Tensor | None = None
         self._squares: Tensor | None = None
         self._reduce = reduce
@@ -116,6 +119,16 @@ class Regularizer:
         """Called before a step's first micro-batch."""
         self.step, self.num_micro_batches = step, num_micro_batches
         self._squares = None
+        self._noted = []
+
+    def noted(self, name: str, answer: Tensor) -> Tensor:
+        """`answer`, kept under who gave it until the next step, for `suspect`."""
+        self._noted.append((name, answer.detach()))
+        return answer
+
+    def suspect(self) -> str | None:
+        """Who was first in this step to answer with something that is not finite; waits for the device."""
+        return next((name for name, answer in self._noted if not bool(answer.isfinite().all())), None)
 
     @property
     def looks_ahead(self) -> bool:
@@ -128,11 +141,11 @@ class Regularizer:
 
     def count(self, tokens: TokenMap) -> Tensor:
         """[2], positions compared in the chosen and in the rejected rows."""
-        return self.plan.latents.selected(tokens).view(2, -1).sum(1).double()
+        return read_selected(self.plan.latents, tokens).view(2, -1).sum(1).double()
 
     def count_rows(self, tokens: TokenMap) -> Tensor:
         """[2], chosen and rejected rows in which anything is compared."""
-        selected = self.plan.latents.selected(tokens)
+        selected = read_selected(self.plan.latents, tokens)
         return self.view(Latents(selected[..., None], selected)).mask.any(1).view(2, -1).sum(1).double()
 
     def prepare(self, window: Sequence[LatentBatch], totals: Totals, metrics: MetricSums) -> None:
@@ -196,9 +209,10 @@ class DirectDistance(Regularizer):
         for side in (CHOSEN, REJECTED):
             reference = batch.reference_side(side)
             reference = replace(reference, past=self._queues.get(SIDES[side]))
-            value = self.plan.divergence.distance(batch.policy_side(side), reference)
+            value = ask_scalar(self.plan.divergence, "distance", batch.policy_side(side), reference)
+            self.noted(method_name(self.plan.divergence, "distance"), value)
             if self.plan.divergence.queue_size:
-                self._fresh.setdefault(SIDES[side], []).append(self.plan.divergence.remember(reference))
+                self._fresh.setdefault(SIDES[side], []).append(ask(self.plan.divergence, "remember", reference))
             share = totals.share(batch, side, batch.policy.states.shape[1])
             metrics.add_part(f"{self.prefix}/{SIDES[side]}/distance", value.detach() * share)
             values.append(value * share)

@@ -27,13 +27,16 @@ def inspect(
 
     from ganpo_core.assemble import within_context
     from ganpo_core.config import load_run
-    from ganpo_core.data import load_pairs, render_pairs
+    from ganpo_core.data import DataReport, load_pairs, render_pairs
     from ganpo_core.models import load_tokenizer
 
     config = load_run(run, overrides or ())
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     data_config, notes = within_context(config)
-    pairs, report = load_pairs(data_config, tokenizer, evaluation=evaluation)
-    Console(soft_wrap=True).print(render_pairs(pairs, tokenizer, rows))
-    for line in (*notes, *report.lines()):
-        print(line)
+    report = DataReport()
+    try:
+        pairs, _ = load_pairs(data_config, tokenizer, evaluation=evaluation, report=report)
+        Console(soft_wrap=True).print(render_pairs(pairs, tokenizer, rows))
+    finally:  # what became of the rows is told also where they are refused
+        for line in (*notes, *report.lines()):
+            print(line)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from types import TracebackType
 
 import typer
 
 from ganpo_core.cli import check, checkpoints, data, describe, doctor, plan, plugins, replay, schema, train, verify
 from ganpo_core.errors import ConfigError, GanpoError, StoppedError
 from ganpo_core.plugins import load_plugins
+from ganpo_core.redact import redact
 
 
 def make_app() -> typer.Typer:
@@ -40,6 +43,7 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; what a user can fix is printed without a traceback, one line each."""
+    sys.excepthook = _print_redacted
     try:
         make_app()()
     except StoppedError as stopped:
@@ -48,11 +52,19 @@ def main() -> None:
     except GanpoError as error:
         for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
             print("error:", " ".join(line.strip() for line in problem.splitlines()), file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        _leave(error.exit_code)
+
+
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A mistake of ours: its traceback, without credentials that its messages may hold."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _leave(1)
 
 
 def _leave(code: int) -> None:
-    """Exit; at once where there are several processes, whose group's threads could still abort the interpreter."""
+    """Exit; at once where there are several processes: an orderly end would wait for the others, who wait for it, and
+    the group's threads could still abort the interpreter."""
     sys.stdout.flush()
     sys.stderr.flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -19,12 +19,15 @@ def train(
     allow: Annotated[
         list[str] | None, typer.Option(help="A key that may differ when resuming; may be given again.")
     ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the model's files run Python code of their own.")
+    ] = False,
 ) -> None:
     """Train a policy as a run file says."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from ganpo_core import train as train_run
 
-    folder = train_run(run, overrides or (), resume=resume, allow=allow or ())
+    folder = train_run(run, overrides or (), resume=resume, allow=allow or (), trust_remote_code=trust_remote_code)
     if os.environ.get("RANK", "0") == "0":
         print(folder)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from ganpo_core.config.parse import Parser
+from ganpo_core.config.parse import MAX_CHARACTERS, Parser
 from ganpo_core.errors import ConfigError
 
 
@@ -75,6 +75,8 @@ def find(node: object, path: str) -> tuple[bool, object]:
 def read_document(path: Path) -> Document:
     """Parse a run file. Raises ConfigError with the line for whatever is not plain, unambiguous YAML."""
     try:
+        if path.is_file() and path.stat().st_size > 4 * MAX_CHARACTERS:  # UTF-8 has at most 4 bytes a character
+            raise ConfigError(f"{path}: {path.stat().st_size} bytes; a run file has at most {MAX_CHARACTERS} characters")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ganpo_core.config.adversaries import PARTS, read_adversaries, resolved_plans
@@ -13,13 +14,18 @@ from ganpo_core.config.rules import plan_notes, step_problems
 from ganpo_core.config.run import RunConfig, options_of
 from ganpo_core.config.sections import DataConfig, ModelConfig, TrainingConfig
 from ganpo_core.errors import ConfigError
+from ganpo_core.redact import redact_all
 from ganpo_core.suggest import did_you_mean
 
 SECTIONS = ("plugins", "seed", "model", "data", "objective", *PARTS, "adversaries", "training", "output_dir")
+MAX_SEED = 2**32 - 1
+"""What NumPy takes."""
 
 
 def load_run(
-    run: str | Path | Mapping[str, object], overrides: Mapping[str, object] | Sequence[str] = ()
+    run: str | Path | Mapping[str, object],
+    overrides: Mapping[str, object] | Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> RunConfig:
     """Resolve a run file (or a mapping of its shape) with overrides. Raises ConfigError with every mistake found."""
     if isinstance(run, Mapping):
@@ -27,7 +33,7 @@ def load_run(
     else:
         document, folder = read_document(Path(run)), Path(run).resolve().parent
     _override(document, overrides)
-    return _resolve(Reading(document, folder))
+    return replace(_resolve(Reading(document, folder)), trust_remote_code=trust_remote_code)
 
 
 def _override(document: Document, overrides: Mapping[str, object] | Sequence[str]) -> None:
@@ -60,6 +66,8 @@ def _resolve(reading: Reading) -> RunConfig:
         reading.problem(path, message)
     if seed is not None and seed < 0:
         reading.problem("seed", f"seed: must be greater than or equal to 0, got {seed}")
+    elif seed is not None and seed > MAX_SEED:
+        reading.problem("seed", f"seed: must be at most {MAX_SEED}, got one of {seed.bit_length()} bits")
     for prefix, plan in plans.items():
         for where, message in step_problems(plan, training.gradient_accumulation_steps if training else 1):
             reading.problem(f"{prefix}{where}", f"{prefix}{message}")
@@ -86,7 +94,7 @@ def _resolve(reading: Reading) -> RunConfig:
         training=training,
         output_dir=output,
         plugins=reading.plugins,
-        resolved=resolved,
+        resolved={key: redact_all(value) for key, value in resolved.items()},
         origins=reading.origins,
         notes=tuple(
             note for plan in plans.values() for note in plan_notes(plan, training.gradient_accumulation_steps)

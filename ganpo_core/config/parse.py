@@ -13,6 +13,9 @@ from ganpo_core.errors import ConfigError
 MAX_DEPTH = 64
 MAX_NODES = 10_000
 MAX_DIGITS = 100
+MAX_LINES = 10_000
+MAX_CHARACTERS = 200_000
+"""Of a run file; a reader in Python takes about a second for so much."""
 
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
@@ -32,6 +35,11 @@ class Parser:
 
     def parse(self, text: str) -> object:
         """The value of a text. Raises ConfigError, with the line, for whatever is not plain, unambiguous YAML."""
+        if len(text) > MAX_CHARACTERS or (lines := text.count("\n") + 1) > MAX_LINES:
+            size = f"{len(text)} characters" if len(text) > MAX_CHARACTERS else f"{lines} lines"
+            raise ConfigError(
+                f"{self._where(1)}: {size}; a run file has at most {MAX_LINES} lines and {MAX_CHARACTERS} characters"
+            )
         try:
             self._check_events(text)
             root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -47,10 +55,13 @@ class Parser:
         return value
 
     def _check_events(self, text: str) -> None:
-        """Refuse tags and deep nesting before anything recurses: composing would run out of stack."""
-        depth = 0
+        """Refuse tags, deep nesting and too many values before anything recurses: composing would run out of stack."""
+        depth = num_values = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             line = event.start_mark.line + 1 if event.start_mark else 1
+            num_values += isinstance(event, yaml.ScalarEvent)
+            if num_values > MAX_NODES:
+                raise ConfigError(f"{self._where(line)}: more than {MAX_NODES} values; is this a run file?")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):

@@ -24,6 +24,9 @@ def resolve_paths(
         if not value.strip():
             problems.append((key, f"{key}: must not be empty"))
             return value
+        if "://" in value:
+            problems.append((key, f"{key}: '{value}' is a URL; download it and give the {wanted}, or give a name on the hub"))
+            return value
         found = _absolute(value, folder)
         if found.exists():
             return str(found)
@@ -64,6 +67,8 @@ def resolve_output(value: str | None, folder: Path) -> tuple[Path | None, Proble
         return None, []
     if not value.strip():
         return None, [("output_dir", "output_dir: must not be empty")]
+    if "://" in value:
+        return None, [("output_dir", f"output_dir: '{value}' is a URL; give a folder of this machine")]
     found = _absolute(value, folder)
     if found.exists() and not found.is_dir():
         return None, [("output_dir", f"output_dir: '{found}' is a file")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ from ganpo_core.config.run import flatten, options_of
 from ganpo_core.errors import ConfigError, PluginError
 from ganpo_core.options import field_names, validate
 from ganpo_core.plugins import Plugins, load_plugins, resolve_file
+from ganpo_core.registry import naming
 from ganpo_core.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -95,10 +96,12 @@ class Reading:
             return None
         self.origins[f"{path}.use"] = self.document.origin(f"{path}.use")
         written = {key: value for key, value in section.items() if key != "use"}
-        made = self.make(path, registry[name].component, written, preset)
+        provider, component = registry[name].provider, registry[name].component
+        with naming(provider, f"{component.__name__}.__init__"):
+            made = self.make(path, component, written, preset, beside=("use",))
         if made is not None:
             try:
-                made.bind(registry.create, path)
+                registry.settle(made, provider, path)
             except ConfigError as error:
                 for message in error.problems:
                     self.problem(message.partition(": ")[0], message)
@@ -106,13 +109,18 @@ class Reading:
         return made
 
     def make(
-        self, path: str, cls: type[Options], written: Mapping[str, Any], preset: PresetPart = PresetPart()
+        self,
+        path: str,
+        cls: type[Options],
+        written: Mapping[str, Any],
+        preset: PresetPart = PresetPart(),
+        beside: Collection[str] = (),
     ) -> Options | None:
         """A validated instance: what is written wins over the preset, the preset over the class's default."""
         known = field_names(cls)
         bundle = {key: value for key, value in preset.options.items() if key in known and key not in written}
         try:
-            made = validate(cls, {**bundle, **written}, path)
+            made = validate(cls, {**bundle, **written}, path, beside)
         except ConfigError as error:
             for message in error.problems:
                 self.problem(message.partition(": ")[0], message)

@@ -55,6 +55,8 @@ class RunConfig:
     """Where each value of `resolved` came from, by dotted path."""
     notes: tuple[str, ...]
     """What a user should know that is not a mistake."""
+    trust_remote_code: bool = False
+    """Whether a model may run code of its own; from the command line (or `train`'s argument) alone, never from a file."""
 
 
 def options_of(instance: DataclassInstance) -> dict[str, object]:

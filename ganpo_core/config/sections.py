@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from ganpo_core.components import (
     OPTIONS,
@@ -18,6 +19,8 @@ from ganpo_core.components import (
 )
 from ganpo_core.types import GeneratorForm
 
+LearningRate = Annotated[float, Gt(0), Le(1)]
+"""Of Adam, whose steps are about as long as the rate: above 1 every weight is another after one step."""
 SchedulerType = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 
@@ -26,6 +29,9 @@ class Section:
     """What every section is: a frozen dataclass, validated as components are."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = OPTIONS
+
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Keys that users of other trainers look for here, and what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,15 @@ class LoraConfig(Section):
 @dataclass(frozen=True)
 class ModelConfig(Section):
     """The policy and its frozen reference."""
+
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "trust_remote_code": "a run file cannot allow a model to run code of its own, since whoever wrote the file would "
+        "run it on your machine; pass --trust-remote-code on the command line, if you have read that code",
+        "torch_dtype": "write `dtype`",
+        "attn_implementation": "write `attention`",
+        "load_in_4bit": "write `quantization: 4bit`",
+        "name": "write `path`",
+    }
 
     path: str
     """A folder, or a name on the hub."""
@@ -151,7 +166,7 @@ class AdversaryConfig(Section):
     start."""
     dropout: Literal["both", "critic"] = "both"
     """Whether the critics' dropout is on in the policy's pass too, or in their own pass only."""
-    learning_rate: PositiveFloat | None = None
+    learning_rate: LearningRate | None = None
     """The critics'."""
     learning_rate_ratio: PositiveFloat | None = None
     """The critics' learning rate as a multiple of the policy's, instead of `learning_rate`."""
@@ -159,7 +174,7 @@ class AdversaryConfig(Section):
     """The critics' schedule."""
     warmup_ratio: Probability = 0.1
     """Of the critics' schedule."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Annotated[float, Ge(0), Le(10)] = 0.0
     """Of the critics' AdamW."""
     adam_beta1: Fraction = 0.9
     """Of the critics' AdamW."""
@@ -187,9 +202,24 @@ class SyncReference(Section):
 class TrainingConfig(Section):
     """The loop; names as in transformers.TrainingArguments."""
 
-    learning_rate: PositiveFloat = 5e-7
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "deepspeed": "DeepSpeed is not used; `parallelism: fsdp2` shards policy and reference",
+        "fsdp": "write `parallelism: fsdp2`",
+        "fsdp_config": "write `parallelism: fsdp2`",
+        "bf16": "write `dtype: bfloat16` under `model`",
+        "fp16": "write `dtype: bfloat16` under `model`; float16 is not offered",
+        "beta": "write it under `objective`",
+        "output_dir": "write it at the top level",
+        "seed": "write it at the top level",
+        "max_length": "write it under `data`",
+        "per_device_batch_size": "write `per_device_train_batch_size`",
+        "resume_from_checkpoint": "pass --resume on the command line",
+        "padding_free": "write `packing`",
+    }
+
+    learning_rate: LearningRate = 5e-7
     """Peak, of the policy."""
-    num_train_epochs: PositiveFloat = 1.0
+    num_train_epochs: Annotated[float, Gt(0), Le(100_000)] = 1.0
     """Passes over the data, unless `max_steps` is given."""
     max_steps: PositiveInt | None = None
     """Optimizer steps; the data repeat as often as it takes."""
@@ -205,13 +235,13 @@ class TrainingConfig(Section):
     """Steps of warm-up."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit"] = "adamw_torch_fused"
     """The policy's optimizer."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Annotated[float, Ge(0), Le(10)] = 0.0
     """Of the policy's AdamW."""
     adam_beta1: Fraction = 0.9
     """Of the policy's AdamW."""
     adam_beta2: Fraction = 0.999
     """Of the policy's AdamW."""
-    adam_epsilon: PositiveFloat = 1e-8
+    adam_epsilon: Annotated[float, Gt(0), Lt(1)] = 1e-8
     """Of the policy's AdamW."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Clips the policy's gradient; null does not."""
@@ -231,6 +261,10 @@ class TrainingConfig(Section):
     """Recompute activations in the backward pass: about a third more work for much less memory."""
     parallelism: Literal["ddp", "fsdp2"] = "ddp"
     """With several processes: replicate the policy, or shard policy and reference. Critics are always replicated."""
+    watchdog_seconds: NonNegativeFloat | None = None
+    """End a process that stays longer in one phase of a step (a pass, the backward pass, a reduction), saying which process,
+    which phase and where its Python code is; a save may take six times as long. Default: 600 with several processes, no
+    limit with one; 0 is no limit."""
     logging_steps: PositiveInt = 10
     """Steps between two lines of metrics.jsonl, each over all pairs since the last."""
     eval_steps: PositiveInt | None = None

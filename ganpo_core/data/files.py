@@ -10,6 +10,7 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import BinaryIO, cast
 
 from ganpo_core.data.formats import Row
 from ganpo_core.errors import DataError
+
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def read_file(path: Path) -> Iterator[Row]:
@@ -45,20 +48,33 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    number = 0
     try:
-        yield from file
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: the compressed file is damaged or cut off ({error}). Copy it again.") from error
+        for line in file:
+            number += 1
+            yield line
+    except _DAMAGED as error:
+        where = f"{path}, after line {number}"
+        raise DataError(f"{where}: the compressed file is damaged or cut off ({error}). Copy it again.") from error
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> Row:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = json.loads(line, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         cut_off = "" if line.endswith(b"\n") else " It is the last line and has no end: the file looks cut off."
         raise DataError(f"{path}, line {number}: not a JSON object ({reason}).{cut_off} Repair the line.") from error
     return _as_row(row, f"{path}, line {number}")
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; json itself would let the last of two equal keys win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
+        raise ValueError(f"the key '{twice}' is given twice")
+    return found
 
 
 def _as_row(row: object, where: str) -> Row:
@@ -75,8 +91,8 @@ def _read_json(path: Path) -> Iterator[Row]:
         yield from _read_jsonl(path)
         return
     try:
-        rows = json.loads(content)
-    except ValueError as error:
+        rows = json.loads(content, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}). Repair the file, or save it as JSON lines.") from error
     for number, row in enumerate(rows, start=1):
         yield _as_row(row, f"{path}, row {number}")
@@ -87,8 +103,8 @@ def _read_table(delimiter: str) -> Callable[[Path], Iterator[Row]]:
         try:
             with _open(path) as file, TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
                 yield from _table_rows(path, text, delimiter)
-        except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-            raise DataError(f"{path}: not UTF-8 text ({error}). Save the file as UTF-8.") from error
+        except _DAMAGED as error:
+            raise DataError(f"{path}: the compressed file is damaged or cut off ({error}). Copy it again.") from error
 
     return read
 
@@ -97,14 +113,21 @@ def _table_rows(path: Path, text: TextIOWrapper, delimiter: str) -> list[Row]:
     # The limit on a cell is a setting of the csv module as a whole: it is lifted while this file is read.
     limit = csv.field_size_limit(sys.maxsize)
     rows: list[Row] = []
+    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
     try:
-        reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+        names = list(reader.fieldnames or ())
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{path}, line 1: the column '{twice[0]}' is given twice. Rename or remove one.")
         for row in reader:
-            if None in row:
-                raise csv.Error("more cells than column names")
+            if None in row or None in row.values():
+                raise csv.Error(f"{'more' if None in row else 'fewer'} cells than column names")
             rows.append(row)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.reader.line_num}: {error}. Repair the quotes of the row.") from error
+        line = reader.reader.line_num
+        raise DataError(f"{path}, line {line}: {error}. Repair the row, or its quotes.") from error
+    except UnicodeDecodeError as error:
+        where = f"{path}, after line {reader.reader.line_num}"
+        raise DataError(f"{where}: not UTF-8 text ({error}). Save the file as UTF-8.") from error
     finally:
         csv.field_size_limit(limit)
     return rows

@@ -16,6 +16,7 @@ class Flaw(StrEnum):
     EMPTY_RESPONSE = "empty_response"
     ONLY_SPECIAL_TOKENS = "only_special_tokens"
     LONE_SURROGATE = "lone_surrogate"
+    NUL_CHARACTER = "nul_character"
     IDENTICAL_RESPONSES = "identical_responses"
     RESPONSE_STARTS_WITHOUT_ASSISTANT = "response_starts_without_assistant"
     RESPONSE_ENDS_WITHOUT_ASSISTANT = "response_ends_without_assistant"

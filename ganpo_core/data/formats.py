@@ -198,5 +198,5 @@ def _parsed(value: object, flaw: Flaw, column: str) -> object:
         return None if value == "" else value
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(flaw, f"`{column}` is text that is not JSON: {error}") from error

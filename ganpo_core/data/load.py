@@ -29,14 +29,19 @@ CHUNK = 512
 
 
 def load_pairs(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, evaluation: bool = False
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    evaluation: bool = False,
+    report: DataReport | None = None,
 ) -> tuple[PairDataset, DataReport]:
     """The pairs of training, or of evaluation, source after source, and what became of every row.
 
+    A `report` that is given is filled, so that it tells of the rows also where they are refused.
     Raises DataError for a source that cannot be read, of which more than 1 % of the rows are flawed, or of which
     nothing is left; and for a chat template under which the prompt is no prefix of the conversation.
     """
-    report = DataReport()
+    report = DataReport() if report is None else report
     sources = named_sources(config, evaluation=evaluation)
     pair_tokenizer = PairTokenizer(tokenizer)
 

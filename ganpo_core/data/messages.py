@@ -45,7 +45,7 @@ def _messages_in(text: str) -> list[object] | None:
         return None
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # then it is text that begins with a bracket
         return None
     is_chat = isinstance(parsed, list) and parsed and all(isinstance(item, dict) and "role" in item for item in parsed)
     return parsed if is_chat else None

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from ganpo_core.data.flaws import Flaw, RowError
 from ganpo_core.data.formats import ChatPair, TextPair
 from ganpo_core.data.messages import Message
@@ -27,13 +25,18 @@ class Rendered:
     rejected: str
     is_chat: bool
     """True where a template wrote the special tokens, False where the tokenizer adds its own."""
+    notes: tuple[str, ...] = ()
+    """What is worth counting: `special_token_in_content`."""
 
 
 def render_text(pair: TextPair, special_texts: Sequence[str]) -> Rendered:
     """A pair in standard format. Raises RowError for text that cannot be tokenized or says nothing."""
     for column, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         _check_says_something(response, column, special_texts)
-    return _encodable(Rendered(pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected, is_chat=False))
+    # A text prompt is often a rendered conversation, special tokens and all; inside a response they are noted.
+    notes = _notes([pair.chosen, pair.rejected], special_texts)
+    sides = (pair.prompt, pair.prompt + pair.chosen, pair.prompt + pair.rejected)
+    return _readable(Rendered(*sides, is_chat=False, notes=notes))
 
 
 def render_chat(
@@ -55,7 +58,9 @@ def render_chat(
     prompt = _apply(tokenizer, pair, pair.prompt, ask=True)
     chosen = _apply(tokenizer, pair, pair.prompt + pair.chosen, ask=False)
     rejected = _apply(tokenizer, pair, pair.prompt + pair.rejected, ask=False)
-    rendered = _encodable(Rendered(prompt, chosen, rejected, is_chat=True))
+    written = [str(message["content"]) for message in (*pair.prompt, *pair.chosen, *pair.rejected)]
+    notes = _notes(written, special_texts)
+    rendered = _readable(Rendered(prompt, chosen, rejected, is_chat=True, notes=notes))
     for column, side in (("chosen", chosen), ("rejected", rejected)):
         if not side.startswith(prompt):
             raise DataError(_mismatch(tokenizer, prompt, side, column, where))
@@ -67,8 +72,9 @@ def _apply(tokenizer: PreTrainedTokenizerBase, pair: ChatPair, messages: list[Me
         text = tokenizer.apply_chat_template(
             messages, tools=pair.tools, tokenize=False, add_generation_prompt=ask, **pair.template_options
         )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise RowError(Flaw.REFUSED_BY_TEMPLATE, f"the chat template refuses it: {error}") from error
+    except Exception as error:  # a template is a program: on a strange row it may raise anything
+        reason = str(error) or type(error).__name__
+        raise RowError(Flaw.REFUSED_BY_TEMPLATE, f"the chat template refuses it: {reason}") from error
     return str(text)
 
 
@@ -79,7 +85,22 @@ def _check_says_something(response: str, column: str, special_texts: Sequence[st
         raise RowError(Flaw.ONLY_SPECIAL_TOKENS, f"`{column}` holds special tokens and nothing else")
 
 
-def _encodable(rendered: Rendered) -> Rendered:
+def _notes(texts: Sequence[str], special_texts: Sequence[str]) -> tuple[str, ...]:
+    """Content that writes a special token itself, other than at its end: it becomes that token, as a turn's end would."""
+    firsts = {special[0] for special in special_texts if special}
+    for text in texts:
+        # Most text holds not even the first character of a special token, of which there can be hundreds.
+        if not any(first in text for first in firsts):
+            continue
+        said = text.rstrip()
+        if any(special in said.removesuffix(special) for special in special_texts if special):
+            return ("special_token_in_content",)
+    return ()
+
+
+def _readable(rendered: Rendered) -> Rendered:
+    if "\0" in rendered.chosen or "\0" in rendered.rejected:
+        raise RowError(Flaw.NUL_CHARACTER, "the text holds a NUL character")
     try:
         (rendered.chosen + rendered.rejected).encode()
     except UnicodeEncodeError as error:

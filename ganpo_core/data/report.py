@@ -19,7 +19,7 @@ class SourceReport:
     cut: Counter[str] = field(default_factory=Counter)
     """Kept with fewer tokens: `prompt`, or the `chosen` or `rejected` response."""
     notes: Counter[str] = field(default_factory=Counter)
-    """Kept, with something worth knowing: `boundary_merged`, `double_bos`."""
+    """Kept, with something worth knowing: `boundary_merged`, `double_bos`, `special_token_in_content`."""
 
     @property
     def dropped(self) -> Counter[str]:

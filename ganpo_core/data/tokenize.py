@@ -81,7 +81,7 @@ class PairTokenizer:
         return [self._split(rendered, *sides) for rendered, sides in zip(batch, whole, strict=True)]
 
     def _split(self, rendered: Rendered, prompt: Ids, chosen: Ids, rejected: Ids) -> TokenizedPair:
-        length, notes = len(prompt), []
+        length, notes = len(prompt), list(rendered.notes)
         if chosen[:length] == prompt == rejected[:length]:
             chosen, rejected = chosen[length:], rejected[length:]
         else:

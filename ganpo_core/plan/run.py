@@ -11,7 +11,7 @@ from torch import nn
 from ganpo_core.assemble import within_context
 from ganpo_core.config import AdversaryPlan, ModelConfig, RunConfig
 from ganpo_core.data import Packing, load_pairs
-from ganpo_core.latents import read_latents
+from ganpo_core.latents import read_latents, read_sources
 from ganpo_core.models import DTYPES, base_model, load_skeleton, load_tokenizer
 from ganpo_core.plan.critics import CriticFlops, CriticMemory, plan_critic
 from ganpo_core.plan.lengths import Lengths
@@ -99,7 +99,7 @@ def plan_run(
 def measured_lengths(config: RunConfig) -> Lengths:
     """Of the run's own pairs."""
     data, _ = within_context(config)
-    pairs, _ = load_pairs(data, load_tokenizer(config.model))
+    pairs, _ = load_pairs(data, load_tokenizer(config.model, config.trust_remote_code))
     return Lengths(pairs.lengths.astype("int64"), f"{len(pairs)} pairs of the data")
 
 
@@ -113,7 +113,7 @@ def latent_dim(plan: AdversaryPlan, model: ModelConfig, width: int) -> int:
     """The width of an extractor's latents, from states that have shapes and no values."""
     skeleton: nn.Module = load_skeleton(model)
     captured = {}
-    for source in plan.latents.sources(skeleton):
+    for source in read_sources(plan.latents, skeleton):
         size = width if isinstance(source, Layer) else _output_width(base_model(skeleton), source.path, width)
         captured[source] = torch.zeros(2, 4, size)
     on = torch.ones(2, 4, dtype=torch.bool)

@@ -18,7 +18,7 @@ Json = Annotated[
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    shape: Annotated[str, typer.Option(help="S, V, gemma2-2b, llama3-8b, tiny, or a run file.")] = "S",
+    shape: Annotated[str, typer.Option(help="S, V, gemma2-2b, llama3-8b, llama3-70b, tiny, or a run file.")] = "S",
     against: Annotated[str, typer.Option(help="trl, or none.")] = "none",
     steps: Annotated[int, typer.Option(min=1, help="Timed optimizer steps of each side.")] = 10,
     variants: Annotated[
@@ -94,7 +94,7 @@ def start(
 
 @app.command()
 def model(
-    shape: Annotated[str, typer.Argument(help="S, V, gemma2-2b, llama3-8b or tiny.")],
+    shape: Annotated[str, typer.Argument(help="S, V, gemma2-2b, llama3-8b, llama3-70b or tiny.")],
     folder: Annotated[Path, typer.Argument(help="Where to write it.")],
     weights: Annotated[bool, typer.Option("--weights", help="Also random weights and a tokenizer.")] = False,
 ) -> None:

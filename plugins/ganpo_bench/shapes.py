@@ -65,6 +65,13 @@ _LLAMA3_8B = {
     "num_key_value_heads": 8,
     "tie_word_embeddings": False,
 }
+_LLAMA3_70B = {
+    **_LLAMA3_8B,
+    "hidden_size": 8192,
+    "intermediate_size": 28_672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
 _TINY = {
     "vocab_size": 64,
     "hidden_size": 16,
@@ -82,6 +89,7 @@ SHAPES = {
         Shape("V", "gemma2", _V, pairs=1),
         Shape("gemma2-2b", "gemma2", _GEMMA2_2B, pairs=2, is_large=True),
         Shape("llama3-8b", "llama", _LLAMA3_8B, pairs=2, critic_layers=4, is_large=True),
+        Shape("llama3-70b", "llama", _LLAMA3_70B, pairs=2, critic_layers=4, is_large=True),
         Shape("tiny", "llama", _TINY, pairs=2),
     )
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ganpo_faults import damage, disks, kills, numbers, same, signals, soak
+from ganpo_faults import damage, disks, files, kills, numbers, plugin_faults, rows, same, signals, soak, typos
 from ganpo_faults.trial import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -14,4 +14,8 @@ FAMILIES: tuple[Family, ...] = (
     disks.FAMILY,
     soak.FAMILY,
     same.FAMILY,
+    typos.FAMILY,
+    rows.FAMILY,
+    files.FAMILY,
+    plugin_faults.FAMILY,
 )

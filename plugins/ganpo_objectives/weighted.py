@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import reduce
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from ganpo_core import (
     BatchStatistic,
     Component,
     ConfigError,
+    Create,
     Need,
     Objective,
     PairLogps,
@@ -62,20 +64,24 @@ class Weighted(Objective):
         for index, options in enumerate(self.objectives):
             weight = options.get("weight", 1.0)
             if not isinstance(options.get("use"), str):
-                raise ValueError(f"objectives.{index}: name an objective with `use:`")
+                near = [] if "use" in options else get_close_matches("use", options, 1)
+                raise ValueError(
+                    f"objectives.{index}.{near[0]}: unknown option. Did you mean 'use'?" if near
+                    else f"objectives.{index}: name an objective with `use:`"
+                )
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
                 raise ValueError(f"objectives.{index}.weight must be a number of at least 0, got {weight!r}")
 
-    def bind(self, create: Callable[[str, Mapping[str, object], str], Component], path: str) -> None:
+    def bind(self, create: Create, path: str) -> None:
         """Make the objectives with everything that the run's plugins name."""
         made: list[Objective] = []
         problems: list[str] = []
         for index, listed in enumerate(self.objectives):
             options = {key: value for key, value in listed.items() if key not in ("use", "weight")}
+            where = f"{path}.objectives.{index}"
             try:
-                made.append(_as_objective(create(str(listed["use"]), options, f"{path}.objectives.{index}")))
+                made.append(_as_objective(create(str(listed["use"]), options, where, ("use", "weight"))))
             except ConfigError as error:
-                where = f"{path}.objectives.{index}"
                 problems += [
                     message if message.startswith(where) else f"{where}.use: {message}" for message in error.problems
                 ]
@@ -87,9 +93,7 @@ class Weighted(Objective):
     def parts(self) -> tuple[tuple[float, Objective], ...]:
         """(weight, objective) of each; outside of a run, of the built-in ones."""
         if "_made" not in vars(self):
-            from ganpo_core import component
-
-            self.bind(lambda name, options, _: component("objective", name, **dict(options)), "objective")  # type: ignore[arg-type]
+            self.bind(_built_in, "objective")
         weights = [float(str(listed.get("weight", 1.0))) for listed in self.objectives]
         return tuple(zip(weights, vars(self)["_made"], strict=True))
 
@@ -166,6 +170,12 @@ class Weighted(Objective):
             noted[part] = values.detach()
             noted |= {f"{part}/{name}": own for name, own in metrics.items()}
         return noted
+
+
+def _built_in(name: str, options: Mapping[str, object], path: str, beside: Collection[str] = ()) -> Component:
+    from ganpo_core import component
+
+    return component("objective", name, **dict(options))  # type: ignore[arg-type]
 
 
 def _as_objective(part: Component) -> Objective:

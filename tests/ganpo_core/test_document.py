@@ -143,7 +143,7 @@ def test_an_anchor_that_contains_itself_is_refused() -> None:
 
 def test_deep_nesting_is_refused_without_running_out_of_stack() -> None:
     assert refusal("a: " + "[" * 3000 + "]" * 3000) == "run.yaml:1: nested more than 64 deep"
-    assert refusal("\n".join(" " * i + f"k{i}:" for i in range(3000))) == "run.yaml:65: nested more than 64 deep"
+    assert refusal("\n".join(" " * i + f"k{i}:" for i in range(600))) == "run.yaml:65: nested more than 64 deep"
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "~"])

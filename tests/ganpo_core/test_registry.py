@@ -59,4 +59,6 @@ def test_create_validates_under_the_section_of_its_kind(objectives: Registry) ->
 def test_a_name_given_twice_names_both_providers(objectives: Registry) -> None:
     with pytest.raises(PluginError) as caught:
         objectives.add("hinge", Hinge, Provider("there", None, None))
-    assert str(caught.value) == "objective 'hinge' is provided by both 'here' and 'there'; rename one"
+    assert str(caught.value) == (
+        "objective 'hinge' is provided by both 'here' and 'there'; rename one (ganpo_objectives of here 1.0 and there)"
+    )
