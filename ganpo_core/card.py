@@ -18,10 +18,9 @@ from ganpo_core.data import DataReport, PairDataset
 from ganpo_core.data.files import FILE_READERS, suffix_of
 from ganpo_core.data.sources import NamedSource, named_sources
 from ganpo_core.folders import file_digest
+from ganpo_core.redact import redact
 
 CARD = "card.json"
-SECRET_KEY = re.compile(r"(?:^|[._-])(?:token|secret|password|passwd|api[_-]?key|credentials?)$", re.IGNORECASE)
-SECRET_VALUE = re.compile(r"\b(?:hf_|sk-|gh[pousr]_|github_pat_)[\w-]{8,}|(?<=://)[^/@\s]+(?=@)")
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,23 +48,6 @@ def make_card(run: Run, path: Path) -> dict[str, Any]:
     }
 
 
-def without_secrets(arguments: Sequence[str]) -> list[str]:
-    """A command line that can be shown: what looks like a password or an access token is starred out."""
-    shown: list[str] = []
-    hide_next = False
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        is_secret = bool(SECRET_KEY.search(key))
-        if hide_next:
-            shown.append("***")
-        elif equals and is_secret:
-            shown.append(f"{key}=***")
-        else:
-            shown.append(SECRET_VALUE.sub("***", argument))
-        hide_next = is_secret and not equals and key.startswith("-")
-    return shown
-
-
 def git_state(folder: Path) -> dict[str, Any] | None:
     """The commit checked out at a folder, and whether tracked files were changed since; None outside of a repository."""
     commit = _git(folder, "rev-parse", "HEAD")
@@ -78,7 +60,7 @@ def _start(run: Run) -> dict[str, Any]:
     """When, where and from which code."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": without_secrets(sys.argv),
+        "command": [redact(argument) for argument in sys.argv],
         "git": {"project": git_state(Path.cwd()), "ganpo": git_state(Path(__file__).parent)},
         "device": _device(run.models.device),
         "processes": run.accelerator.num_processes,
@@ -104,17 +86,17 @@ def _model(path: str, revision: str | None) -> dict[str, Any]:
 
         cached = try_to_load_from_cache(path, "config.json", revision=revision)
         if not isinstance(cached, str):
-            return {"path": path, "commit": None, "files": None}
+            return {"path": redact(path), "commit": None, "files": None}
         folder = Path(cached).parent
         commit = folder.name
-    return {"path": path, "commit": commit, "files": dict(_digests(folder, folder.glob("*.safetensors")))}
+    return {"path": redact(path), "commit": commit, "files": dict(_digests(folder, folder.glob("*.safetensors")))}
 
 
 def _data(sources: Sequence[NamedSource], report: DataReport, pairs: PairDataset) -> dict[str, Any]:
     prompt, chosen, rejected = pairs.lengths.mean(axis=0).tolist()
     return {
-        "sources": [{"path": source.path, "split": source.split, "files": _source_files(source)} for source in sources],
-        "report": report.lines(),
+        "sources": [{"path": redact(source.path), "split": source.split, "files": _source_files(source)} for source in sources],
+        "report": [redact(line) for line in report.lines()],
         "pairs": len(pairs),
         "tokens": pairs.fingerprint(),
         "mean_lengths": {"prompt": prompt, "chosen": chosen, "rejected": rejected},
