@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import sweep
-from ganpo_core.links import refuse_links
 
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
@@ -33,7 +32,6 @@ class OutputFolder:
         self._descriptor: int | None = None
         try:
             _check_mounts(path)
-            refuse_links(path)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"output_dir: {path} cannot be made: {error}") from error
@@ -110,10 +108,10 @@ class OutputFolder:
                 f"output_dir: {self.path} holds a run already ({', '.join(held)}); continue it with --resume, "
                 "or choose another output_dir"
             )
-        for name in (CHECKPOINTS, "policy", "adversary"):
-            if (self.path / name).is_symlink():
+        for path in sorted(self.path.iterdir()):
+            if path.is_symlink():
                 raise CheckpointError(
-                    f"output_dir: {self.path / name} is a link; a run writes under its own folder alone. Remove the link, "
+                    f"output_dir: {path} is a link; a run writes under its own folder alone. Remove the link, "
                     "or make output_dir itself the folder that it leads to"
                 )
 

@@ -111,7 +111,7 @@ def test_the_run_file_sets_the_limit(tiny_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "sleepy.py").write_text(
         "import time\nfrom ganpo_core import hookimpl\n@hookimpl\ndef ganpo_step_finished(report):\n    time.sleep(60)\n"
     )
-    training = {"max_steps": 2, "watchdog_seconds": 1, "save_steps": None}
+    training = {"max_steps": 2, "watchdog_seconds": 5, "save_steps": None}
     run = tiny_run(plugins=[str(tmp_path / "sleepy.py")], training=training)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     command = [sys.executable, "-m", "ganpo_core", "train", str(tmp_path / "run.yaml")]
