@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +30,7 @@ from ganpo_core.data import (
 from ganpo_core.demands import (
     check_declarations,
     check_objective_data,
+    check_reference_cache,
     check_single_responses,
     check_token_budget,
     check_training,
@@ -45,6 +46,13 @@ from ganpo_core.schedules import make_scheduler
 from ganpo_core.types import Latents
 from ganpo_core.watchdog import Watchdog
 from ganpo_core.weights import bit_sums, frozen_weights
+
+
+class ReferenceCache(Protocol):
+    """What knows the reference's log-probabilities."""
+
+    def add_to(self, batch: PairBatch, pairs: Sequence[TokenPair]) -> PairBatch:
+        """The batch with `reference` filled in."""
 
 
 @dataclass
@@ -68,6 +76,8 @@ class Run:
     watchdog: Watchdog
     reference_sums: Tensor | None = None
     """The bits of what makes the reference, added up at the start; None where nothing is frozen or it may move."""
+    reference_cache: ReferenceCache | None = None
+    """What is known of the reference without running it, where the run file names a place to keep it."""
     first_pair: int = 0
     """Place in the stream of pairs where step 0 would begin: not 0 after steps of another size."""
 
@@ -118,7 +128,9 @@ class Run:
 
     def batch(self, pairs: PairDataset, indices: list[int]) -> PairBatch:
         """Pairs as a batch on the device."""
-        return self._collated([pairs[index] for index in indices])
+        chosen = [pairs[index] for index in indices]
+        batch = self.collated(chosen)
+        return batch if self.reference_cache is None else self.reference_cache.add_to(batch, chosen)
 
     def mismatched_window(self, step: int) -> list[PairBatch]:
         """The step's micro-batches once more, each prompt with the responses of the next pair of the stream."""
@@ -135,9 +147,10 @@ class Run:
             prompt, pair = pairs[asked].prompt, pairs[answered]
             room = pairs.longest - len(prompt)
             mixed.append(dataclasses.replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
-        return self._collated(mixed)
+        return self.collated(mixed)
 
-    def _collated(self, pairs: list[TokenPair]) -> PairBatch:
+    def collated(self, pairs: Sequence[TokenPair]) -> PairBatch:
+        """Any pairs as a batch on the device."""
         return collate(pairs, self.models.tokenizer.pad_token_id, self.plan.packing).to(self.models.device)
 
     def gather_own_first(self, tensor: Tensor) -> Tensor:
@@ -172,6 +185,7 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
     """
     training = config.training
     check_declarations(config.objective)
+    check_reference_cache(config)
     # Read data before weights: mistakes in rows are cheaper to find.
     tokenizer = load_tokenizer(config.model, config.trust_remote_code)
     data, data_notes = within_context(config)

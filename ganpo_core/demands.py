@@ -83,6 +83,23 @@ def check_single_responses(config: RunConfig) -> None:
             )
 
 
+def check_reference_cache(config: RunConfig) -> None:
+    """Raises ConfigError where more is read of the reference than the log-probabilities of a row's own responses."""
+    if config.training.reference_cache is None:
+        return
+    objective = config.objective
+    reads_distributions = any(TOKEN_STATISTICS[name] != "policy" for name in objective.token_statistics)
+    reasons = [
+        (bool(config.adversaries), "an adversary reads the reference's hidden states"),
+        (not objective.needs_reference, "nothing reads a reference"),
+        (reads_distributions, "the objective reads whole distributions"),
+        ("mismatched" in objective.batch_statistics.values(), "the objective reads responses after other rows' prompts"),
+        (config.training.sync_reference is not None, "`sync_reference` moves the reference"),
+    ]
+    if found := [reason for is_so, reason in reasons if is_so]:
+        raise ConfigError(f"training.reference_cache: {'; '.join(found)}; remove it")
+
+
 def check_training(config: RunConfig, models: Models) -> None:
     """Raises ConfigError for something that the loop is asked to do and these models cannot."""
     training = config.training

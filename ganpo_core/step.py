@@ -12,7 +12,7 @@ from ganpo_core.adversary import LatentBatch, LatentForces, Regularizer, Totals
 from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
 from ganpo_core.errors import TrainingError
-from ganpo_core.forward import Pass, Wanted, response_pass
+from ganpo_core.forward import Pass, Wanted, known_pass, response_pass
 from ganpo_core.latents import read_latents, read_sources
 from ganpo_core.losses import Losses, Scored, objective_losses
 from ganpo_core.metrics import MetricSums
@@ -81,6 +81,8 @@ def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
     if not run.needs_reference:
         return Pass(None)
     logps = logps and run.config.objective.needs_reference
+    if batch.reference is not None:
+        return known_pass(batch, batch.reference)
     with run.watchdog.phase("reference pass"), run.models.as_reference() as reference:
         wanted = Wanted("reference", run.config.objective.token_statistics)
         return response_pass(reference, reference, batch, _sources(run), logps, wanted, run.plan.head)

@@ -18,6 +18,7 @@ from ganpo_core.metrics import MetricSums
 from ganpo_core.output import OutputFolder
 from ganpo_core.parallel import group_settings, on_main, refuse_other_engines
 from ganpo_core.randomness import kept_randomness, randomness
+from ganpo_core.reference_cache import use_reference_cache
 from ganpo_core.replay import write_bundle
 from ganpo_core.report import Reporter
 from ganpo_core.soundness import check_reference, check_weights
@@ -58,6 +59,7 @@ def _train(run: Run, output: OutputFolder, interrupts: Interrupts, resume: bool,
         if line:
             reporter.say(line)
 
+    use_reference_cache(run, reporter.say)
     start = restore_checkpoint(run, metrics, reporter.say, allow) if resume else 0
     if start == run.max_steps and is_exported(run):
         reporter.say(f"{output.path}: finished after {start} steps; nothing to do")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ganpo_core.config.adversaries import PARTS, read_adversaries, resolved_plans
 from ganpo_core.config.document import Document, document_of, read_document, split_override
-from ganpo_core.config.paths import resolve_output, resolve_paths
+from ganpo_core.config.paths import resolve_cache, resolve_output, resolve_paths
 from ganpo_core.config.reading import Reading
 from ganpo_core.config.rules import plan_notes, step_problems
 from ganpo_core.config.run import RunConfig, options_of
@@ -62,7 +62,8 @@ def _resolve(reading: Reading) -> RunConfig:
 
     model, data, wrong_paths = resolve_paths(model, data, reading.folder)
     output, wrong_output = resolve_output(output_dir, reading.folder)
-    for path, message in (*wrong_paths, *wrong_output):
+    training, wrong_cache = resolve_cache(training, reading.folder)
+    for path, message in (*wrong_paths, *wrong_output, *wrong_cache):
         reading.problem(path, message)
     if seed is not None and seed < 0:
         reading.problem("seed", f"seed: must be greater than or equal to 0, got {seed}")

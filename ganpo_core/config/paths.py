@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ganpo_core.config.sections import DataConfig, ModelConfig
+from ganpo_core.config.sections import DataConfig, ModelConfig, TrainingConfig
 
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 """Of files that hold pairs, perhaps with `.gz` behind; `data/files.py` has their readers."""
@@ -73,6 +73,20 @@ def resolve_output(value: str | None, folder: Path) -> tuple[Path | None, Proble
     if found.exists() and not found.is_dir():
         return None, [("output_dir", f"output_dir: '{found}' is a file")]
     return found, []
+
+
+def resolve_cache(training: TrainingConfig | None, folder: Path) -> tuple[TrainingConfig | None, Problems]:
+    """The section with the absolute folder of `reference_cache`, and a message where it cannot be one."""
+    key = "training.reference_cache"
+    if training is None or training.reference_cache is None:
+        return training, []
+    value = training.reference_cache
+    if not value.strip() or "://" in value:
+        return training, [(key, f"{key}: '{value}' is no folder of this machine")]
+    found = _absolute(value, folder)
+    if found.exists() and not found.is_dir():
+        return training, [(key, f"{key}: '{found}' is a file")]
+    return replace(training, reference_cache=str(found)), []
 
 
 def _absolute(value: str, folder: Path) -> Path:

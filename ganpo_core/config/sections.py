@@ -247,6 +247,10 @@ class TrainingConfig(Section):
     """Clips the policy's gradient; null does not."""
     sync_reference: SyncReference | None = None
     """Move the reference's weights towards the policy's; null keeps it frozen."""
+    reference_cache: str | None = None
+    """A folder in which the reference's log-probabilities are kept, by its weights and by the rows' tokens: they are
+    computed before the first step, found again by later runs, and the reference's weights need not stay in memory. Where no
+    adversary reads the reference."""
     router_aux_loss_coef: NonNegativeFloat | None = None
     """Weight of the loss that balances a mixture's experts; null leaves it out."""
     max_tokens_per_batch: PositiveInt | None = None

@@ -39,6 +39,8 @@ class PairBatch:
     of the pair is empty."""
     preference: Tensor | None = None
     """[B], the probability that the chosen response is the better one, where the data say."""
+    reference: Tensor | None = None
+    """[2B, T], the reference's log-probabilities of response tokens, left-aligned, where they are known already."""
 
     @cached_property
     def layout(self) -> Layout:

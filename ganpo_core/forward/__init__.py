@@ -7,7 +7,7 @@ statistics (log-probabilities) → check (two layouts compared) → plan (what t
 from ganpo_core.forward.capture import capture
 from ganpo_core.forward.check import Gap, packing_check
 from ganpo_core.forward.plan import PassPlan, layout_tolerance, plan_passes
-from ganpo_core.forward.response import Pass, Wanted, response_pass
+from ganpo_core.forward.response import Pass, Wanted, known_pass, response_pass
 from ganpo_core.forward.statistics import TOKEN_STATISTICS
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PassPlan",
     "Wanted",
     "capture",
+    "known_pass",
     "layout_tolerance",
     "packing_check",
     "plan_passes",

@@ -122,6 +122,15 @@ def response_pass(
     return Pass(_pair_logps(logps_M, statistics, batch, wanted), layout, states, kept, router_loss)
 
 
+def known_pass(batch: PairBatch, logps_NT: Tensor) -> Pass:
+    """A pass that need not be made: log-probabilities of response tokens that are known already."""
+    mask_NT = batch.layout.mask
+    chosen, rejected = (
+        TokenLogps(*side) for side in zip(logps_NT.chunk(2), mask_NT.chunk(2), strict=True)
+    )
+    return Pass(PairLogps(chosen, rejected))
+
+
 def _positions(model: nn.Module, batch: PairBatch, logps: bool) -> dict[str, Any]:
     """Which positions the model makes logits of: those that predict responses, as far as it can choose."""
     if "logits_to_keep" not in inspect.signature(base_model(model).forward).parameters:

@@ -71,7 +71,8 @@ def plan_memory(
 
 def _reference(config: RunConfig, shape: ModelShape) -> float:
     """Nothing with adapters, which are switched off, and nothing where nobody reads it."""
-    if config.model.lora is not None or not (config.objective.needs_reference or config.adversaries):
+    is_read = config.objective.needs_reference or config.adversaries
+    if config.model.lora is not None or config.training.reference_cache is not None or not is_read:
         return 0.0
     return shape.weight_bytes
 

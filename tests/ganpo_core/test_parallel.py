@@ -115,6 +115,22 @@ def test_shared_rows_in_two_processes_are_padded_rows_in_one(
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-5, atol=1e-7, msg=key)
 
 
+def test_two_processes_share_the_work_of_a_reference_cache_and_one_finds_it(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """48 rows of a sharded reference: 16 groups of 3 in 8 rounds."""
+    model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
+    training = {"learning_rate": 1e-3, "max_steps": 2, "save_steps": None, "reference_cache": str(tmp_path / "cache")}
+    two = {"per_device_train_batch_size": 3, "parallelism": "fsdp2"}
+    launch(tiny_run(model=model, training={**training, **two}), tmp_path / "two.yaml")
+    parts = list((tmp_path / "cache").glob("*/part-*"))
+    assert sorted(part.name.split("-")[2] for part in parts) == ["0", "1"]
+    one = tiny_run(model=model, training={**training, "per_device_train_batch_size": 6}, output_dir=str(tmp_path / "one"))
+    alone = ganpo_core.train(one)
+    assert sorted((tmp_path / "cache").glob("*/part-*")) == sorted(parts)
+    ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (alone, tmp_path / "out"))
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-5, atol=1e-7, msg=key)
+
+
 def test_a_token_budget_gives_every_process_as_many_passes(tiny_run: MakeRun, tmp_path: Path) -> None:
     model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
     game = {**GAME, "adversary": {"weight_warmup_ratio": 0}}

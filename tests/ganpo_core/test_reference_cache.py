@@ -1,0 +1,136 @@
+"""The reference's log-probabilities, kept: the same training without the reference, found again, never believed blindly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+import ganpo_core
+from ganpo_core.assemble import assemble
+from ganpo_core.config import load_run
+from ganpo_core.errors import ConfigError, TrainingError
+from ganpo_core.folders import write_folder
+from ganpo_core.reference_cache import use_reference_cache
+
+MakeRun = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def cached(tiny_run: MakeRun, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A run in float64 that keeps the reference's values, unless told otherwise."""
+
+    def make(output: str = "out", cache: str | None = "cache", **sections: Any) -> dict[str, Any]:
+        run = tiny_run(output_dir=str(tmp_path / output), **sections)
+        run["model"] = {**run["model"], "dtype": "float64"}
+        kept = {} if cache is None else {"reference_cache": str(tmp_path / cache)}
+        run["training"] = {**run["training"], **kept}
+        return run
+
+    return make
+
+
+def policy(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "policy" / "model.safetensors")
+
+
+def filled(run: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The run as it stands before its first step, and what was said."""
+    said: list[str] = []
+    live = assemble(load_run(run), Accelerator(cpu=True))
+    use_reference_cache(live, said.append)
+    return live, said
+
+
+@pytest.mark.parametrize("packing", ["padded", "shared"])
+def test_training_is_the_same_with_values_that_were_kept(packing: str, cached: MakeRun, tmp_path: Path) -> None:
+    base = {"learning_rate": 1e-2, "max_steps": 3, "per_device_train_batch_size": 4, "save_steps": None}
+    training = {**base, "packing": packing, "max_grad_norm": None}
+    ganpo_core.train(cached("plain", None, training=training))
+    ganpo_core.train(cached("first", training=training))
+    ganpo_core.train(cached("again", training=training))
+    plain, first, again = (policy(tmp_path / name) for name in ("plain", "first", "again"))
+    for name, weight in plain.items():
+        torch.testing.assert_close(first[name], weight, rtol=0, atol=1e-6)  # values are those of other batches
+        assert torch.equal(first[name], again[name])
+
+
+def test_the_reference_is_not_run_and_not_kept_once_it_is_known(cached: MakeRun) -> None:
+    live, said = filled(cached())
+    assert said[0].startswith("reference cache: 0 of ")
+    assert live.models.reference is None
+    batch = live.batch(live.pairs, [0, 3])
+    assert batch.reference is not None and batch.reference.shape == batch.layout.mask.shape
+    _, said = filled(cached())
+    known = len({tuple(pair.prompt) + tuple(pair.chosen) + tuple(pair.rejected) for pair in live.pairs})
+    assert said[0].startswith(f"reference cache: {known} of {known} rows")
+
+
+def test_other_weights_have_another_place(cached: MakeRun, tiny_model: Path, tmp_path: Path) -> None:
+    filled(cached())
+    weights = load_file(tiny_model / "model.safetensors")
+    name = min(weights)
+    weights[name].view(-1)[0] += 1e-3
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in tiny_model.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    run = cached()
+    run["model"]["path"] = str(other)
+    _, said = filled(run)
+    assert said[0].startswith("reference cache: 0 of ")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_damaged_part_is_named_and_computed_again(cached: MakeRun, tmp_path: Path) -> None:
+    filled(cached())
+    (values,) = (tmp_path / "cache").glob("*/part-*/logps.safetensors")
+    content = bytearray(values.read_bytes())
+    content[-1] ^= 1
+    values.write_bytes(content)
+    live, said = filled(cached())
+    assert "logps.safetensors is damaged; its rows are computed again" in said[0]
+    assert live.batch(live.pairs, [0]).reference is not None
+
+
+def test_values_of_another_computation_are_refused(cached: MakeRun, tmp_path: Path) -> None:
+    """Signed, and wrong: as a library that computes otherwise would leave them."""
+    filled(cached())
+    (values,) = (tmp_path / "cache").glob("*/part-*/logps.safetensors")
+    wrong = {key: value - 0.01 for key, value in load_file(values).items()}
+    write_folder(values.parent, lambda folder: save_file(wrong, folder / values.name), 0)
+    with pytest.raises(TrainingError, match=r"not those of this reference.*Delete the folder"):
+        filled(cached())
+
+
+def test_held_out_pairs_are_known_too(cached: MakeRun, tiny_pairs: Path) -> None:
+    data = {"path": str(tiny_pairs), "eval_path": str(tiny_pairs)}
+    live, _ = filled(cached(data=data))
+    assert live.evaluation is not None and live.batch(live.evaluation, [1]).reference is not None
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"latents": {"use": "hidden_state"}, "divergence": {"use": "mse"}}, "an adversary reads"),
+        ({"objective": {"use": "simpo"}}, "nothing reads a reference"),
+        ({"objective": {"use": "tdpo1"}}, "whole distributions"),
+        ({"training": {"max_steps": 1, "sync_reference": {"every": 1, "mixup": 0.5}}}, "`sync_reference` moves"),
+    ],
+    ids=str,
+)
+def test_what_needs_more_of_the_reference_is_refused(sections: dict[str, Any], reason: str, cached: MakeRun) -> None:
+    with pytest.raises(ConfigError, match=rf"training\.reference_cache: .*{reason}"):
+        assemble(load_run(cached(**sections)), Accelerator(cpu=True))
+
+
+def test_a_cache_that_is_no_folder_is_refused(cached: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ConfigError, match=r"training\.reference_cache: .* is a file"):
+        load_run(cached())
