@@ -103,7 +103,7 @@ ALONE = Family(
     peers="32 of 39, 7 dead ends",
     trials=200,
     run=run_alone,
-    short=1,
+    short=2,
 )
 TOGETHER = Family(
     name="kills_of_two",
