@@ -27,7 +27,10 @@ class BatchStatistics:
             kind: tuple(name for name, own in kinds.items() if own == kind)
             for kind in ("lengths", "mismatched", "micro_batch", "running_mean")
         }
-        self._running = dict.fromkeys(self._names["running_mean"], 0.0)
+        means = self._names["running_mean"]
+        # On the device, so that no step waits to read them.
+        self._running = torch.zeros(len(means), dtype=torch.float64)
+        self._decay = torch.tensor([objective.decay_of(name) for name in means], dtype=torch.float64)
         self._sums: Tensor | None = None
         self._lengths_are_checked = False
 
@@ -53,8 +56,8 @@ class BatchStatistics:
             self._check_lengths(known)
         if names := self._names["mismatched"]:
             known |= self._means(names, mismatched, sum_over_processes)
-        for name, value in self._running.items():
-            known[name] = torch.tensor(value, dtype=torch.float64, device=device)
+        self._running, self._decay = self._running.to(device), self._decay.to(device)
+        known |= dict(zip(self._names["running_mean"], self._running.unbind(), strict=True))
         return known
 
     def of_batch(self, scored: Scored, gather: Reduce) -> dict[str, Tensor]:
@@ -72,8 +75,7 @@ class BatchStatistics:
         """What must be finite before anything is updated, by name: the step's values and the running means."""
         if self._sums is None:
             return {}
-        kept = self._sums.new_tensor([*self._running.values()])
-        return {"running means of the objective": torch.cat([self._sums.flatten(), kept])}
+        return {"running means of the objective": torch.cat([self._sums.flatten(), self._running])}
 
     def undo_step(self) -> None:
         """Drop the step's values."""
@@ -83,19 +85,19 @@ class BatchStatistics:
         """Let the step's values enter the running means."""
         if self._sums is None:
             return
-        for name, (total, count) in zip(self._running, sum_over_processes(self._sums).tolist(), strict=True):
-            if count:
-                decay = self.objective.decay_of(name)
-                self._running[name] = decay * self._running[name] + (1 - decay) * total / count
+        totals, counts = sum_over_processes(self._sums).unbind(-1)
+        moved = self._decay * self._running + (1 - self._decay) * totals / counts.clamp(min=1)
+        self._running = torch.where(counts > 0, moved, self._running)
         self._sums = None
 
     def state(self) -> dict[str, float]:
         """The running means, to save."""
-        return dict(self._running)
+        return dict(zip(self._names["running_mean"], self._running.tolist(), strict=True))
 
     def load(self, state: Mapping[str, float]) -> None:
         """Restore `state`."""
-        self._running = {name: float(state[name]) for name in self._running}
+        values = [float(state[name]) for name in self._names["running_mean"]]
+        self._running = torch.tensor(values, dtype=torch.float64)
 
     def _means(self, names: Sequence[str], batches: Iterable[Scored], reduce: Reduce) -> dict[str, Tensor]:
         values = [self._values(names, scored) for scored in batches]

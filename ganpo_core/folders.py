@@ -14,7 +14,7 @@ from ganpo_core.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 ASIDE, REPLACED = ".tmp", ".old"
-"""Endings of a folder that is being filled, and of one that is being replaced: what a crash leaves of the two is swept."""
+"""Endings of a folder that is being filled or deleted, and of one that is being replaced: what a crash leaves is swept."""
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -107,9 +107,9 @@ def rotate(root: Path, step: int, limit: int | None, required: Collection[str]) 
         raise CheckpointError(f"{newest}: {flaw} right after it was written; older checkpoints are kept")
     for _, folder in folders[:-limit]:
         # Renamed first: a crash in the middle of a deletion must not leave half a checkpoint under a good name.
-        _remove(_beside(folder, REPLACED))
-        folder.rename(_beside(folder, REPLACED))
-        _remove(_beside(folder, REPLACED))
+        _remove(_beside(folder, ASIDE))
+        folder.rename(_beside(folder, ASIDE))
+        _remove(_beside(folder, ASIDE))
 
 
 def sweep(*parents: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -49,4 +48,5 @@ class Interrupts:
         self.number, self._since = number, time.monotonic()
         if not self.can_finish:
             raise StoppedError(number, "before the first step")
-        print(f"{name}: finishing this step, then saving; once more to stop at once", file=sys.stderr, flush=True)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, f"{name}: finishing this step, then saving; once more to stop at once\n".encode())

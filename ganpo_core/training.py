@@ -64,6 +64,12 @@ def _train(run: Run, output: OutputFolder, interrupts: Interrupts, resume: bool,
     if start == run.max_steps and is_exported(run):
         reporter.say(f"{output.path}: finished after {start} steps; nothing to do")
         return
+    if resume and not start and is_exported(run):
+        reporter.say(
+            f"{output.path}: holds a finished policy/ and no checkpoint that can be used; nothing to do. Delete policy/ to "
+            "train again from the beginning"
+        )
+        return
     check_weights(run)
     if resume:
         reporter.say(f"resuming after step {start}" if start else "no checkpoint yet: starting from the beginning")

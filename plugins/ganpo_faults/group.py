@@ -17,12 +17,13 @@ class Group:
 
     processes: tuple[Process, ...]
 
-    def kill(self, rank: int) -> None:
-        """kill -9 one of them, and the rest as a launcher would that has lost one."""
+    def kill(self, rank: int) -> bool:
+        """kill -9 one of them, and the rest as a launcher would that has lost one; whether it was there to be killed."""
         self.processes[rank].kill()
         for process in self.processes:
             if process.wait(0) is None:
                 process.kill()
+        return self.processes[rank].wait(0) == -signal.SIGKILL
 
     def stop(self, rank: int) -> None:
         """Hold one of them where it is."""

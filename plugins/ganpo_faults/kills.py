@@ -47,16 +47,12 @@ def _run(site: Site, trials: int, sections: Mapping[str, Any], size: int) -> Ite
     for number in range(trials):
         name = f"killed_{number}"
         path, folder = run_file(name), site.folder / name
-        group = start_group(site, path, size)
-        if number % 2 == 0:
-            where = _kill_in_save(site, group, folder)
-        else:
-            moment = time.monotonic() + site.random.uniform(0, seconds)
-            while time.monotonic() < moment and group.is_running():
-                time.sleep(0.002)
-            group.kill(site.random.randrange(size))
-            leftovers = _being_filled(folder)
-            where = f"inside the save of {leftovers[0].stem}" if leftovers else "outside a save"
+        where = None
+        while where is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            group = start_group(site, path, size)
+            # A run that ends before it is killed proves nothing: it is taken again.
+            where = _kill_in_save(site, group, folder) if number % 2 == 0 else _kill_at(site, group, folder, seconds)
         code = start_group(site, path, size).wait()
         wrong = f"exit {code}: {last_line(_log(path))}" if code != 0 else differences(expected, folder)
         yield Trial(f"kill {number + 1}", not wrong, f"{where}. {wrong}" if wrong else where)
@@ -64,7 +60,18 @@ def _run(site: Site, trials: int, sections: Mapping[str, Any], size: int) -> Ite
             shutil.rmtree(folder)
 
 
-def _kill_in_save(site: Site, group: Group, folder: Path) -> str:
+def _kill_at(site: Site, group: Group, folder: Path, seconds: float) -> str | None:
+    """Kill one process at a moment within `seconds`; None where the run had ended."""
+    moment = time.monotonic() + site.random.uniform(0, seconds)
+    while time.monotonic() < moment and group.is_running():
+        time.sleep(0.002)
+    if not group.kill(site.random.randrange(len(group.processes))):
+        return None
+    leftovers = _being_filled(folder)
+    return f"inside the save of {leftovers[0].stem}" if leftovers else "outside a save"
+
+
+def _kill_in_save(site: Site, group: Group, folder: Path) -> str | None:
     """Kill while a folder is being filled: stop the process, look, and only then kill it."""
     wanted = site.random.choice([*(f"step-{step:08d}.tmp" for step in range(1, STEPS + 1)), "adversary.tmp", "policy.tmp"])
     delay = site.random.uniform(0, LONGEST_SAVE) * site.random.random()
@@ -79,11 +86,11 @@ def _kill_in_save(site: Site, group: Group, folder: Path) -> str:
         inside = _being_filled(folder)
         if inside:
             held = len(list(inside[0].iterdir()))
-            group.kill(0)
-            return f"inside the save of {inside[0].stem}, {held} files written"
+            return f"inside the save of {inside[0].stem}, {held} files written" if group.kill(0) else None
         group.go_on(0)
         delay /= 2
-    return "the run ended first"
+    group.kill(0)
+    return None
 
 
 def _being_filled(folder: Path) -> list[Path]:
@@ -103,7 +110,7 @@ ALONE = Family(
     peers="32 of 39, 7 dead ends",
     trials=200,
     run=run_alone,
-    short=1,
+    short=2,
 )
 TOGETHER = Family(
     name="kills_of_two",

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
+from ganpo_faults.group import start_group
 from ganpo_faults.site import GAME, WORDS, Site
 from ganpo_faults.state import last_line, newest_checkpoint
 from ganpo_faults.trial import Family, Trial
@@ -154,6 +155,7 @@ def run(site: Site, trials: int) -> Iterator[Trial]:
         yield _judge(site, place, path)
     if trials >= len(PLACES):
         yield _broken_model(site)
+        yield _two_processes(site, marked, parts)
 
 
 def _judge(site: Site, place: Place, path: Path) -> Trial:
@@ -207,9 +209,31 @@ def _broken_model(site: Site) -> Trial:
     return Trial("a weight of the model, before the first step, that no row reads", passed, last_line(text))
 
 
+def _two_processes(site: Site, marked: Path, parts: Path) -> Trial:
+    """One of two processes has the row; both stop, neither waits for the other."""
+    path = site.run_file(
+        "poisoned_pair",
+        **{**GAME, "objective": {"use": "poisoned"}},
+        data={"path": str(marked)},
+        plugins=[str(parts)],
+        training={"max_steps": 14, "per_device_train_batch_size": 2},
+    )
+    group = start_group(site, path, 2)
+    codes = [process.wait(60) for process in group.processes]
+    if None in codes:
+        group.kill(0)
+    said = [last_line(process.output()) for process in group.processes]
+    bundles = list((site.folder / "poisoned_pair" / "replay").glob("step-*"))
+    if codes != [1, 1] or len(bundles) != 1 or not all("not finite" in line for line in said):
+        return Trial("one row's loss, on one of two processes", False, f"exits {codes}: {said}")
+    code, text = site.ganpo("replay", bundles[0])
+    passed = code == 0 and "does it alone  marked.jsonl row 34" in text
+    return Trial("one row's loss, on one of two processes", passed, said[0] if passed else f"replay: {last_line(text)}")
+
+
 FAMILY = Family(
     name="numbers",
-    title="NaN or Inf in eight places, and in a model before it starts",
+    title="NaN or Inf in eight places, in a model before it starts, on one of two processes",
     must="caught before the update, non-zero exit, reproduced from the bundle",
     peers="exit 0, loss 0.0",
     trials=8,

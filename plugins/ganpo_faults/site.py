@@ -41,13 +41,13 @@ class Process:
         return code
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process."""
-        os.kill(self.pid, number)
+        """Send a signal to the process, if it is still there."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
-        with suppress(ProcessLookupError):
-            self.send(signal.SIGKILL)
+        self.send(signal.SIGKILL)
         self.wait()
 
     def output(self) -> str:

@@ -113,13 +113,16 @@ def test_boundary_of_bco_follows_the_rewards_of_earlier_steps(tiny_run: MakeRun)
 
 def test_running_means_are_resumed(tiny_run: MakeRun, tmp_path: Path) -> None:
     from ganpo_core.checkpoint import restore_checkpoint, save_checkpoint
+    from ganpo_core.output import OutputFolder
 
     run_file = tiny_run(objective={"use": "bco", "beta": 1.0})
     run = made(run_file)
     metrics = MetricSums(run.models.device)
     for step in range(2):
         train_step(run, run.window(step), step, metrics)
-    save_checkpoint(run, 2, metrics)
+    output = OutputFolder(run.config.output_dir, resume=True)
+    save_checkpoint(run, output, 2, metrics)
+    output.close()
     again = made(run_file)
     assert restore_checkpoint(again, MetricSums(again.models.device), print) == 2
     assert again.statistics.state() == run.statistics.state() != {"desirable": 0.0, "undesirable": 0.0}

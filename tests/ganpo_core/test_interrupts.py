@@ -24,14 +24,14 @@ def test_before_the_first_step_a_signal_ends_the_run(number: signal.Signals, cod
     assert caught.value.exit_code == code
 
 
-def test_during_a_step_it_is_noted_and_the_handlers_return(capsys: pytest.CaptureFixture[str]) -> None:
+def test_during_a_step_it_is_noted_and_the_handlers_return(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Interrupts() as caught:
         caught.can_finish = True
         os.kill(os.getpid(), signal.SIGTERM)
         assert caught.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "SIGTERM: finishing this step, then saving; once more to stop at once" in capsys.readouterr().err
+    assert "SIGTERM: finishing this step, then saving; once more to stop at once" in capfd.readouterr().err
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:

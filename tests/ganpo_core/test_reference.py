@@ -54,12 +54,15 @@ def test_a_resumed_run_has_the_reference_it_had(tiny_run: MakeRun, tmp_path: Pat
     run_file = tiny_run(training=training(sync_reference=sync, save_steps=2), output_dir=str(tmp_path / "parts"))
     run = made(run_file)
     from ganpo_core.checkpoint import save_checkpoint
+    from ganpo_core.output import OutputFolder
 
     metrics = MetricSums(run.models.device)
     for step in range(2):
         train_step(run, run.window(step), step, metrics)
     metrics.clear()
-    save_checkpoint(run, 2, metrics)
+    output = OutputFolder(run.config.output_dir, resume=True)
+    save_checkpoint(run, output, 2, metrics)
+    output.close()
     parts = ganpo_core.train(run_file, resume=True)
     last = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]) for folder in (straight, parts)]
     assert last[0] == last[1]

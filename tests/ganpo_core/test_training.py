@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,35 +118,6 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_run: MakeRun, capsys: pytest.C
     ganpo_core.train(run_file, resume=True)
     assert "checkpoint step-00000008 is not used: adversary.safetensors is damaged" in capsys.readouterr().err
     assert weights(folder) == whole
-
-
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tiny_run: MakeRun, tmp_path: Path) -> None:
-    """kill -9 at four moments, resume each time: the exported policy and adversary are the same bytes."""
-    options = training(max_steps=30, save_steps=1, gradient_accumulation_steps=2)
-    whole = weights(ganpo_core.train(tiny_run(**GAME, training=options, output_dir=str(tmp_path / "whole"))))
-    run_file = tiny_run(**GAME, training=options, output_dir=str(tmp_path / "killed"))
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(run_file))
-    command = [sys.executable, "-m", "ganpo_core", "train", str(path), "--resume"]
-    folder = tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for number, delay in enumerate((0.0, 0.03, 0.11, 0.2)):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
-        wanted = 4 * (number + 1)
-        deadline = time.monotonic() + 90
-        while not list((folder / "checkpoints").glob(f"step-{wanted:08d}*")):
-            assert process.poll() is None, process.stdout and process.stdout.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-    subprocess.run(command, check=True, capture_output=True, env=environment)
-    assert weights(folder) == whole
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(3, 31, 3))
 
 
 def test_observers_see_every_step_and_a_failing_one_is_named(tiny_run: MakeRun, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""A step that was stopped is kept, and runs again to the same end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import ganpo_core
+from ganpo_core.cli.main import make_app
+from ganpo_core.errors import CheckpointError, NotFiniteError
+from ganpo_core.replay import replay
+
+MakeRun = Callable[..., dict[str, Any]]
+
+SPOIL = """\
+from dataclasses import dataclass, replace
+from ganpo_core import Objective, component, hookimpl
+
+@dataclass(frozen=True)
+class Spoilt(Objective):
+    def loss(self, policy, reference):
+        found = component("objective", "dpo").loss(policy, reference)
+        return replace(found, per_pair=found.per_pair.masked_fill(policy.chosen.mask.sum(1) > 18, float("nan")))
+
+@hookimpl
+def ganpo_objectives():
+    return {"spoilt": Spoilt}
+"""
+
+
+@pytest.fixture
+def stopped(tiny_run: MakeRun, tiny_pairs: Path, tmp_path: Path) -> Path:
+    """The bundle of a run that row 20 stopped."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    lines = tiny_pairs.read_text().splitlines()
+    lines[19] = json.dumps({"prompt": "<bos> w1", "chosen": " w2" * 20, "rejected": " w4"})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    run_file = tiny_run(
+        objective={"use": "spoilt"},
+        plugins=[str(tmp_path / "spoil.py")],
+        data={"path": str(tmp_path / "pairs.jsonl")},
+        training={"max_steps": 13, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_steps": None},
+    )
+    with pytest.raises(NotFiniteError, match=r"Rows: pairs\.jsonl row 20 \(loss nan\).* `ganpo replay .*replay/step-\d{8}`"):
+        ganpo_core.train(run_file)
+    (bundle,) = (tmp_path / "out" / "replay").iterdir()
+    return bundle
+
+
+def test_a_bundle_reproduces_the_value_and_names_the_row(stopped: Path) -> None:
+    # The rows themselves are in the bundle: the file may be gone.
+    (stopped.parents[2] / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    found = replay(stopped)
+    assert found.is_reproduced
+    assert found.recorded == ("loss",)
+    assert found.rows == ("pairs.jsonl row 20",)
+    done = CliRunner().invoke(make_app(), ["replay", str(stopped)])
+    assert done.exit_code == 0
+    assert "does it alone  pairs.jsonl row 20" in done.output
+    assert done.output.splitlines()[-1] == "reproduced"
+
+
+def test_a_bundle_holds_nothing_that_runs_and_nothing_of_the_environment(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {path.suffix for path in stopped.iterdir()} == {".json", ".safetensors"}
+    assert "HF_HUB_OFFLINE" not in "".join(path.read_text() for path in stopped.glob("*.json"))
+
+
+def test_a_damaged_bundle_is_refused(stopped: Path) -> None:
+    (stopped / "pairs.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"is no replay bundle that can be trusted: pairs\.json is damaged"):
+        replay(stopped)
