@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ganpo_faults import files, plugin_faults, rows, same, typos
+from ganpo_faults import files, plugin_faults, rows, same, settings, typos
 from ganpo_faults.trial import Family
 
-FAMILIES: tuple[Family, ...] = (same.FAMILY, typos.FAMILY, rows.FAMILY, files.FAMILY, plugin_faults.FAMILY)
+FAMILIES: tuple[Family, ...] = (same.FAMILY, typos.FAMILY, rows.FAMILY, files.FAMILY, plugin_faults.FAMILY, settings.FAMILY)

@@ -71,7 +71,8 @@ def test_code_of_a_model_is_not_run_where_transformers_has_its_own(model: Path, 
 
 def test_code_of_a_model_that_transformers_does_not_know_is_refused_with_what_to_do(model: Path, tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
-    code = f"open({str(sprung)!r}, 'w').close()\nfrom transformers import PretrainedConfig\nclass X(PretrainedConfig):\n    pass\n"
+    code = f"open({str(sprung)!r}, 'w').close()\n"
+    code += "from transformers import PretrainedConfig\nclass X(PretrainedConfig):\n    pass\n"
     (model / "modeling_x.py").write_text(code)
     changed(model, "config.json", auto_map={"AutoConfig": "modeling_x.X"}, model_type="of_its_own")
     with pytest.raises(ConfigError, match=r"Python code of its own .* pass --trust-remote-code on the command line"):
