@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ganpo_faults import files, plugin_faults, rows, same, settings, typos
+from ganpo_faults import files, plugin_faults, rows, same, secrets, settings, trust, typos
 from ganpo_faults.trial import Family
 
-FAMILIES: tuple[Family, ...] = (same.FAMILY, typos.FAMILY, rows.FAMILY, files.FAMILY, plugin_faults.FAMILY, settings.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    same.FAMILY,
+    typos.FAMILY,
+    settings.FAMILY,
+    rows.FAMILY,
+    files.FAMILY,
+    plugin_faults.FAMILY,
+    trust.FAMILY,
+    secrets.FAMILY,
+)

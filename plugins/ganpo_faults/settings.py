@@ -11,7 +11,14 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from ganpo_core.config import load_run
-from ganpo_core.config.sections import AdversaryConfig, DataConfig, LoraConfig, ModelConfig, SyncReference, TrainingConfig
+from ganpo_core.config.sections import (
+    AdversaryConfig,
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    SyncReference,
+    TrainingConfig,
+)
 from ganpo_core.errors import ConfigError
 from ganpo_core.plugins import load_plugins
 from ganpo_faults.site import Site
