@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ganpo_faults import files, plugin_faults, rows, same, secrets, settings, trust, typos
+from ganpo_faults import files, plugin_faults, processes, rows, same, secrets, settings, trust, typos
 from ganpo_faults.trial import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -14,4 +14,5 @@ FAMILIES: tuple[Family, ...] = (
     plugin_faults.FAMILY,
     trust.FAMILY,
     secrets.FAMILY,
+    processes.FAMILY,
 )
