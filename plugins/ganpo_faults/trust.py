@@ -235,8 +235,8 @@ def _audited(site: Site) -> Trial:
         "train", run_file, log="audited.log", environment={"HOME": str(home), "TMPDIR": str(temporary)}
     )
     code = process.wait()
-    allowed = (site.folder / "audited", temporary, home / ".cache", Path("/dev"), Path("/proc"))
-    allowed += tuple(Path(os.environ[name]) for name in ("HF_HOME", "XDG_CACHE_HOME", "HF_DATASETS_CACHE") if name in os.environ)
+    allowed = [site.folder / "audited", temporary, home / ".cache", Path("/dev"), Path("/proc")]
+    allowed += [Path(os.environ[name]) for name in ("HF_HOME", "XDG_CACHE_HOME", "HF_DATASETS_CACHE") if name in os.environ]
     written = {Path(line) for line in log.read_text(encoding="utf-8").splitlines()} if log.exists() else set()
     written |= {path for path in _snapshot(site.folder) - before if path not in (log, site.folder / "audited.log")}
     stray = sorted(path for path in written if not any(place == path or place in path.parents for place in allowed))
