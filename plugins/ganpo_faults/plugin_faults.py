@@ -213,5 +213,5 @@ FAMILY = Family(
     peers="",
     trials=100,
     run=run,
-    short=8,
+    short=5,
 )

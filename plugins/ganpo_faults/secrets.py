@@ -60,7 +60,7 @@ def run(site: Site, trials: int) -> Iterator[Trial]:
         "rows that are looked at": ("data", "inspect", good, f"model.revision={HUB}"),
         "a plan": ("plan", good, f"model.revision={ADDRESS}"),
     }
-    for number, (name, arguments) in enumerate(cases.items()):
+    for number, (name, arguments) in enumerate(list(cases.items())[:: max(1, len(cases) // trials)]):
         log = f"secret_{number}.log"
         process = site.start(*arguments, log=log, environment=ENVIRONMENT)
         code = process.wait()
@@ -92,5 +92,5 @@ FAMILY = Family(
     peers="",
     trials=15,
     run=run,
-    short=15,
+    short=4,
 )

@@ -186,5 +186,5 @@ FAMILY = Family(
     peers="`5e-7` is text, the last of two keys wins, no ranges",
     trials=1000,
     run=run,
-    short=40,
+    short=20,
 )

@@ -1,4 +1,4 @@
-"""The short form of the families of bad input: no run is started, but for the plugins' one."""
+"""The short form of the families of bad input; canaries and processes have tests of their own beside the core's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ganpo_faults import files, plugin_faults, rows, typos
+from ganpo_faults import files, plugin_faults, rows, secrets, settings, typos
 from ganpo_faults.site import Site
 from ganpo_faults.trial import Family, Trial
 
@@ -21,7 +21,10 @@ def failures(trials: list[Trial]) -> list[str]:
     return [f"{trial.name}: {trial.detail}" for trial in trials if not trial.passed]
 
 
-@pytest.mark.parametrize("family", [typos.FAMILY, rows.FAMILY, files.FAMILY, plugin_faults.FAMILY], ids=lambda f: f.name)
+FAMILIES = (typos.FAMILY, settings.FAMILY, rows.FAMILY, files.FAMILY, plugin_faults.FAMILY, secrets.FAMILY)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_no_fault_of_the_short_form_passes_unseen(family: Family, site: Site) -> None:
     found = list(family.run(site, family.short))
     assert len(found) >= family.short or family in (rows.FAMILY, files.FAMILY)
