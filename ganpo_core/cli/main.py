@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from types import TracebackType
 
 import typer
 
@@ -43,7 +42,6 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; what a user can fix is printed without a traceback, one line each."""
-    sys.excepthook = _print_redacted
     try:
         make_app()()
     except StoppedError as stopped:
@@ -53,12 +51,8 @@ def main() -> None:
         for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
             print("error:", " ".join(line.strip() for line in problem.splitlines()), file=sys.stderr)
         _leave(error.exit_code)
-
-
-def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A mistake of ours: its traceback, without credentials that its messages may hold."""
-    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    except Exception as error:  # a mistake of ours: the traceback, without credentials that its messages may hold
+        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         _leave(1)
 
 

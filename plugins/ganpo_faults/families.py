@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from ganpo_faults import damage, disks, files, kills, numbers, plugin_faults, rows, same, signals, soak, typos
+from ganpo_faults import (
+    damage,
+    disks,
+    files,
+    kills,
+    numbers,
+    plugin_faults,
+    processes,
+    rows,
+    same,
+    secrets,
+    settings,
+    signals,
+    soak,
+    trust,
+    typos,
+)
 from ganpo_faults.trial import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -15,7 +31,11 @@ FAMILIES: tuple[Family, ...] = (
     soak.FAMILY,
     same.FAMILY,
     typos.FAMILY,
+    settings.FAMILY,
     rows.FAMILY,
     files.FAMILY,
     plugin_faults.FAMILY,
+    trust.FAMILY,
+    secrets.FAMILY,
+    processes.FAMILY,
 )

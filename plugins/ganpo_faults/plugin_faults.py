@@ -214,5 +214,5 @@ FAMILY = Family(
     peers="",
     trials=100,
     run=run,
-    short=8,
+    short=5,
 )

@@ -29,12 +29,13 @@ Make = Callable[[random.Random], dict[str, object]]
 def run(site: Site, trials: int) -> Iterator[Trial]:
     """So many rows: a file of each kind, and one of all kinds in turn."""
     tokenizer = _tokenizer(site.model)
-    each = max(1, trials // (2 * len(KINDS)))
+    each, made = max(1, trials // (2 * len(KINDS))), 0
     for name, (reason, make) in KINDS.items():
         rows = [make(site.random) for _ in range(min(each, 3) if name in SLOW else each)]
+        made += len(rows)
         yield _judge(name, rows, Counter({reason: len(rows)}), tokenizer, site.folder)
     quick = [kind for name, kind in KINDS.items() if name not in SLOW]
-    drawn = [quick[number % len(quick)] for number in range(max(each, trials - each * len(KINDS)))]
+    drawn = [quick[number % len(quick)] for number in range(max(each, trials - made))]
     site.random.shuffle(drawn)
     expected = Counter(reason for reason, _ in drawn)
     yield _judge("all kinds", [make(site.random) for _, make in drawn], expected, tokenizer, site.folder)

@@ -14,8 +14,9 @@ from ganpo_faults.table import write_json, write_table
 from ganpo_faults.trial import Family, Trial
 from typer.testing import CliRunner
 
-OWN_TESTS = ("soak",)
-"""Families of which a short form proves nothing: memory needs its thousand steps to hold still."""
+OWN_TESTS = ("soak", "trust", "processes")
+"""Families without a short form here: memory needs its thousand steps to hold still; the others are test_trust.py,
+test_isolation.py and test_watchdog.py."""
 
 
 @pytest.fixture(scope="module")
