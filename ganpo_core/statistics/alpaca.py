@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ganpo_core.errors import GanpoError
+from ganpo_core.errors import DataError, GanpoError
 from ganpo_core.statistics.arrays import Floats, Numbers, as_floats, of_one_length
 from ganpo_core.statistics.length import LengthControlled
 
@@ -44,7 +44,8 @@ def alpaca_length_controlled(
     """
     wins_N = as_floats(preferences, "preferences")
     gap_N = as_floats(base_lengths, "base_lengths") - as_floats(lengths, "lengths")
-    of_one_length(preferences=wins_N, lengths=gap_N)
+    if of_one_length(preferences=wins_N, lengths=gap_N) < FOLDS:
+        raise DataError(f"AlpacaEval's regression is fitted in {FOLDS} folds: {FOLDS} rows are needed, got {len(wins_N)}")
     spread = gap_N.std(ddof=1) if len(gap_N) > 1 else 0.0
     scaled_N = gap_N / spread if spread > 0 else np.zeros_like(gap_N)
     columns = [np.tanh(scaled_N), np.ones_like(gap_N)]

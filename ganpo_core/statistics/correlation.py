@@ -25,7 +25,12 @@ class Correlation:
 
 def pearson(x: Numbers, y: Numbers, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0) -> Correlation:
     """Pearson's r; the interval redraws points."""
-    return _correlation("pearson", lambda a, b, axis: stats.pearsonr(a, b, axis=axis).statistic, x, y, resamples, confidence, seed)
+
+
+    def of_values(a: Floats, b: Floats, axis: int) -> Any:
+        return stats.pearsonr(a, b, axis=axis).statistic
+
+    return _correlation("pearson", of_values, x, y, resamples, confidence, seed)
 
 
 def spearman(x: Numbers, y: Numbers, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0) -> Correlation:
