@@ -23,7 +23,8 @@ def ganpo_judges() -> dict[str, type[Judge]]:
 
 @hookimpl
 def ganpo_commands() -> dict[str, typer.Typer]:
-    """`ganpo evaluate …`."""
+    """`ganpo evaluate …` and `ganpo generate`."""
     from ganpo_evaluation.commands import evaluate
+    from ganpo_evaluation.generation import app as generate
 
-    return {"evaluate": evaluate}
+    return {"evaluate": evaluate, "generate": generate}

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from ganpo_core import statistics
+from ganpo_core.entropy import matching_temperature, mean_entropy
 from ganpo_lab.sampling import (
     gumbel_noise,
-    matching_temperature,
-    mean_entropy,
     padded,
     response_logits,
     sample,
