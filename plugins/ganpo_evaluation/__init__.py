@@ -14,17 +14,27 @@ if TYPE_CHECKING:
 def ganpo_judges() -> dict[str, type[Judge]]:
     """Each judge and its class; their libraries are imported when one is built."""
     from ganpo_evaluation.alpaca import AlpacaEval
+    from ganpo_evaluation.critic import CriticJudge
     from ganpo_evaluation.function import Function
     from ganpo_evaluation.ifeval import IFEval
+    from ganpo_evaluation.implicit_reward import ImplicitReward
     from ganpo_evaluation.reward_model import RewardModel
 
-    return {"alpaca_eval": AlpacaEval, "function": Function, "ifeval": IFEval, "reward_model": RewardModel}
+    return {
+        "alpaca_eval": AlpacaEval,
+        "critic": CriticJudge,
+        "function": Function,
+        "ifeval": IFEval,
+        "implicit_reward": ImplicitReward,
+        "reward_model": RewardModel,
+    }
 
 
 @hookimpl
 def ganpo_commands() -> dict[str, typer.Typer]:
-    """`ganpo evaluate …` and `ganpo generate`."""
+    """`ganpo evaluate …`, `ganpo generate` and `ganpo score`."""
     from ganpo_evaluation.commands import evaluate
     from ganpo_evaluation.generation import app as generate
+    from ganpo_evaluation.scoring import app as score
 
-    return {"evaluate": evaluate, "generate": generate}
+    return {"evaluate": evaluate, "generate": generate, "score": score}

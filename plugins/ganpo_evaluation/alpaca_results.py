@@ -29,6 +29,12 @@ def from_annotations(paths: Sequence[Path], gamed: Path | None, leaderboard: Pat
 
 def from_outputs(paths: Sequence[Path], baseline: Path, judge: Judge, name: str, gamed: Path | None, seed: int) -> Result:
     """Win rates of outputs over a baseline's outputs on the same instructions, by a judge."""
+    facts = {"outputs": list(map(str, paths)), "baseline": str(baseline)}
+    return _result(judged(paths, baseline, judge, name), gamed, None, seed, facts)
+
+
+def judged(paths: Sequence[Path], baseline: Path, judge: Judge, name: str) -> list[Annotations]:
+    """What an annotation file would hold, by a judge's scores of both sides."""
     score = judge.build()
     theirs = {text_of(answer.instruction): answer for answer in read_answers(baseline)}
     found = []
@@ -55,7 +61,7 @@ def from_outputs(paths: Sequence[Path], baseline: Path, judge: Judge, name: str,
                 skipped=0,
             )
         )
-    return _result(found, gamed, None, seed, {"outputs": list(map(str, paths)), "baseline": str(baseline)})
+    return found
 
 
 def draw(result: Result, figure: Any) -> None:

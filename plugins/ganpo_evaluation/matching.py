@@ -5,7 +5,7 @@ Shape suffixes: N rows, S positions, M response tokens, V words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ganpo_evaluation.language_model import LanguageModel
 MOST_KEPT = 2**27
 """Logits kept in memory (half a GiB); beyond, the model is run again for every temperature that is tried."""
 Sequences = list[tuple[list[int], list[int]]]
+EntropyAt = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,12 @@ def read_sequences(data: Path, tokenizer: Any, count: int, max_length: int) -> S
 
 def match_entropy(policy: LanguageModel, reference: LanguageModel, sequences: Sequences, batch_size: int = 8) -> Matched:
     """The policy's temperature, from teacher-forced distributions at the response tokens."""
-    theirs = _entropy_at(reference, sequences, batch_size)(1.0)
-    mine = _entropy_at(policy, sequences, batch_size)
+    theirs, mine = entropy_of(reference, sequences, batch_size)(1.0), entropy_of(policy, sequences, batch_size)
     return Matched(temperature_of(mine, theirs), mine(1.0), theirs, len(sequences))
 
 
-def colder_reference(reference: LanguageModel, entropy: float, sequences: Sequences, batch_size: int = 8) -> float:
-    """The temperature at which the reference is merely as sure of itself as a policy of that entropy is at T = 1."""
-    return temperature_of(_entropy_at(reference, sequences, batch_size), entropy)
-
-
-def _entropy_at(model: LanguageModel, sequences: Sequences, batch_size: int) -> Any:
+def entropy_of(model: LanguageModel, sequences: Sequences, batch_size: int = 8) -> EntropyAt:
+    """Mean token entropy as a function of temperature, in nats."""
     num_logits = sum(len(response) for _, response in sequences) * model.model.config.get_text_config().vocab_size
     kept = list(_logits(model, sequences, batch_size)) if num_logits <= MOST_KEPT else None
 

@@ -137,4 +137,4 @@ def _text(tokenizer: Any, ids: list[int], ends: Sequence[int]) -> str:
     """Up to the end of the answer. Other special tokens stay: a model that writes them inside of an answer is seen to."""
     end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
     text: str = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text.strip()
+    return text.strip() if tokenizer.chat_template else text  # a plain continuation may begin with its space
