@@ -32,9 +32,10 @@ def ganpo_judges() -> dict[str, type[Judge]]:
 
 @hookimpl
 def ganpo_commands() -> dict[str, typer.Typer]:
-    """`ganpo evaluate …`, `ganpo generate` and `ganpo score`."""
+    """`ganpo evaluate …`, `ganpo generate`, `ganpo score` and `ganpo ablate`."""
+    from ganpo_evaluation.ablation import app as ablate
     from ganpo_evaluation.commands import evaluate
     from ganpo_evaluation.generation import app as generate
     from ganpo_evaluation.scoring import app as score
 
-    return {"evaluate": evaluate, "generate": generate, "score": score}
+    return {"ablate": ablate, "evaluate": evaluate, "generate": generate, "score": score}

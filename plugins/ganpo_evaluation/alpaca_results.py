@@ -113,7 +113,7 @@ def _result(
         elif leaderboard is not None:
             notes.append(f"{leaderboard} has no row for '{each.model}'")
         rows.append(row)
-    return Result("alpaca", "AlpacaEval: win rates in %, length in characters", rows, TABLE_1, notes, facts)
+    return Result("alpaca", "AlpacaEval: win rates in %, length in characters", rows, TABLE_1, notes, facts=facts)
 
 
 def _published(path: Path) -> dict[str, dict[str, float]]:

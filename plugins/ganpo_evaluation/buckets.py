@@ -25,7 +25,8 @@ def by_length(found: Sequence[Annotations], edges: str, facts: dict[str, Any]) -
         for bucket in range(len(bounds) - 1):
             own = wins[place == bucket]
             low, high = bounds[bucket], bounds[bucket + 1]
-            row: dict[str, str | float | int | None] = {"model": each.model, "length": f"{low:.0f} to {high:.0f}", "answers": len(own)}
+            span = f"{low:.0f} to {high:.0f}"
+            row: dict[str, str | float | int | None] = {"model": each.model, "length": span, "answers": len(own)}
             if len(own):
                 interval = statistics.wilson_interval(own)
                 row |= {"win rate": 100 * interval.estimate, "low": 100 * interval.low, "high": 100 * interval.high}
@@ -35,7 +36,7 @@ def by_length(found: Sequence[Annotations], edges: str, facts: dict[str, Any]) -
             line = linregress(lengths, wins)
             slope, error = 1e5 * line.slope, 1e5 * line.stderr
             notes.append(f"{each.model}: {slope:+.2f} points of win rate for 1000 more characters (standard error {error:.2f})")
-    return Result("length_buckets", "Win rate in %, by length of the response", rows, (), notes, facts)
+    return Result("length_buckets", "Win rate in %, by length of the response", rows, (), notes, facts=facts)
 
 
 def parse_edges(text: str, lengths: Any) -> Any:

@@ -55,7 +55,7 @@ def correlate(
                 row |= _within(values, truth, len(prompts))
             rows.append(row)
     title = f"Correlation with the oracle's score, {policy.name}"
-    return Result("critic_correlation", title, rows, FIGURE_4, [NOTES[mode]], facts)
+    return Result("critic_correlation", title, rows, FIGURE_4, [NOTES[mode]], facts=facts)
 
 
 def draw(result: Result, figure: Any) -> None:

@@ -34,7 +34,10 @@ def run_tasks(
         raise GanpoError(
             f"evaluate downstream needs lm-eval ({error}); install it with `pip install 'ganpo[evaluation]'`"
         ) from error
-    manager = TaskManager(include_path=None if include is None else str(include.resolve()))
+    own = None if include is None else str(include.resolve())
+    manager = TaskManager(include_path=own, include_defaults=include is None)
+    if include is not None and any(task not in manager.all_tasks for task in tasks):
+        manager = TaskManager(include_path=own)  # reading lm-eval's own thousands of files takes a while
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
         raise ConfigError(f"--tasks: lm-eval has no task {', '.join(unknown)}; `lm-eval ls tasks` lists them")
@@ -51,7 +54,8 @@ def run_tasks(
         versions |= found["versions"]
         for task, measures in found["results"].items():
             rows += _rows(policy.name, task, measures)
-    return Result("downstream", "lm-eval", rows, (), NOTES, {"versions": versions, "limit": limit, "lm_eval": lm_eval.__version__})
+    facts = {"versions": versions, "limit": limit, "lm_eval": lm_eval.__version__}
+    return Result("downstream", "lm-eval", rows, (), NOTES, facts=facts)
 
 
 def _rows(policy: str, task: str, measures: dict[str, Any]) -> list[Row]:

@@ -32,7 +32,7 @@ def from_responses(paths: Sequence[Path], data: Path) -> Result:
         rows.append(row)
         if len(answers) != asked:
             notes.append(f"{path.name}: {len(answers)} of {asked} prompts have a response; the others are not counted")
-    return Result("ifeval", "IFEval: accuracies in %", rows, (), notes, {"data": str(data)})
+    return Result("ifeval", "IFEval: accuracies in %", rows, (), notes, facts={"data": str(data)})
 
 
 def draw(result: Result, figure: Any) -> None:

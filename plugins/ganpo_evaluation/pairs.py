@@ -19,7 +19,7 @@ NAMES = {
 
 def read_pairs(path: Path) -> list[tuple[Prompt, str, str, str]]:
     """(prompt, chosen, rejected, source) of each row, in any format that training reads."""
-    found = []
+    found: list[tuple[Prompt, str, str, str]] = []
     for index, row in enumerate(read_rows(path)):
         try:
             pair = parse_row(row)
@@ -51,7 +51,7 @@ def accuracy(judge: Judge, name: str, path: Path, limit: int | None) -> Result:
     longer = statistics.win_shares([float(len(pair[1])) for pair in pairs], [float(len(pair[2])) for pair in pairs])
     notes = [f"A judge that always takes the longer response is right on {longer.mean():.1%}."]
     facts = {"data": str(path), "judge": name, "options": repr(judge)}
-    return Result("pairs", f"Accuracy on labelled pairs: {NAMES.get(name, name)}", rows, (), notes, facts)
+    return Result("pairs", f"Accuracy on labelled pairs: {NAMES.get(name, name)}", rows, (), notes, facts=facts)
 
 
 def _row(source: str, right: Any) -> Row:

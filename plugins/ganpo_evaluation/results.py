@@ -29,6 +29,8 @@ class Result:
     paper: Sequence[Row] = ()
     """The paper's figures, where they are known."""
     notes: Sequence[str] = ()
+    hidden: frozenset[str] = frozenset()
+    """Columns that the JSON file has and the table leaves out."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the numbers were made from, and what has no place in a table; for the JSON file."""
 
@@ -36,7 +38,7 @@ class Result:
         """For the terminal."""
         notes = [*self.notes, *([f"paper: {PAPER}"] if self.paper else [])]
         table = Table(title=self.title, caption="\n".join(notes), caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0))
-        columns = list(dict.fromkeys(key for row in (*self.rows, *self.paper) for key in row))
+        columns = list(dict.fromkeys(key for row in (*self.rows, *self.paper) for key in row if key not in self.hidden))
         for column in columns:
             table.add_column(column, justify="left" if column == columns[0] else "right", overflow="fold")
         for row in self.rows:

@@ -90,7 +90,7 @@ def sweep(
         cold = bench.at(reference, colder)
         rows.append(_row(f"{reference.name}, as sure as {policy.name} at 1", colder, cold, bench.at(reference, 1.0, True)))
     facts = {**facts, "reference entropy": anchor(1.0), "entropies": entropies}
-    return Result("temperature", "Score and win rate by temperature", rows, (), NOTES, facts)
+    return Result("temperature", "Score and win rate by temperature", rows, (), NOTES, facts=facts)
 
 
 def draw(result: Result, figure: Any) -> None:

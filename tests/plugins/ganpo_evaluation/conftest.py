@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import ganpo_core
+
 TEMPLATE = (
     "{% for m in messages %}{{ '<user> ' if m['role'] == 'user' else '<model> ' }}{{ m['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}{{ '<model> ' }}{% endif %}"
@@ -33,3 +35,22 @@ def reward_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForSequenceClassification(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def run(tiny_model: Path, tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps of GANPO on random words, at a learning rate that moves the policy."""
+    folder = tmp_path_factory.mktemp("run") / "ganpo"
+    return ganpo_core.train(
+        {
+            "model": {"path": str(tiny_model)},
+            "data": {"path": str(tiny_pairs)},
+            "objective": {"use": "dpo"},
+            "latents": {"use": "hidden_state"},
+            "discriminator": {"use": "transformer", "hidden_dim": 8, "num_heads": 2},
+            "divergence": {"use": "ragan"},
+            "adversary": {"learning_rate": 1e-2},
+            "training": {"learning_rate": 5e-3, "max_steps": 6, "per_device_train_batch_size": 4, "save_steps": None},
+            "output_dir": str(folder),
+        }
+    )
