@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from ganpo_core.components import Component, Discriminator, Divergence, Objective
+from ganpo_core.components import Component, Discriminator, Divergence, Judge, Objective
 from ganpo_core.config.presets import PRESETS
 from ganpo_core.config.run import options_of
 from ganpo_core.config.sections import AdversaryConfig, DataConfig, DataSource, LoraConfig, ModelConfig, TrainingConfig
@@ -155,7 +155,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _facts(component: type[Component]) -> Iterator[str]:
     """What a component asks of its neighbours in a run file, in words."""
-    if issubclass(component, Objective):
+    if issubclass(component, Objective | Judge):
         return
     if issubclass(component, Divergence):
         if not component.needs_critic:

@@ -19,6 +19,7 @@ from ganpo_core.components import (
     Discriminator,
     Divergence,
     Fraction,
+    Judge,
     LatentExtractor,
     Need,
     NonNegativeFloat,
@@ -27,6 +28,8 @@ from ganpo_core.components import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    Prompt,
+    Scorer,
 )
 from ganpo_core.errors import (
     CheckpointError,
@@ -68,6 +71,7 @@ __all__ = [
     "Fraction",
     "GanpoError",
     "GeneratorForm",
+    "Judge",
     "LatentExtractor",
     "Latents",
     "Layer",
@@ -82,7 +86,9 @@ __all__ = [
     "PositiveFloat",
     "PositiveInt",
     "Probability",
+    "Prompt",
     "ResponseLoss",
+    "Scorer",
     "Scores",
     "Source",
     "StepReport",
@@ -99,7 +105,7 @@ __all__ = [
 def component(kind: str, name: str, /, *, plugins: Sequence[str] = (), **options: object) -> Component:
     """A validated instance of a registered component, e.g. `component("objective", "dpo", beta=0.1)`.
 
-    `kind` is objective, latent_extractor, divergence or discriminator; `plugins` enables third-party plugins as the
+    `kind` is objective, latent_extractor, divergence, discriminator or judge; `plugins` enables third-party plugins as the
     run file's `plugins:` does. Raises ConfigError for an unknown name or option.
     """
     from ganpo_core.plugins import load_plugins

@@ -6,7 +6,7 @@ Shape suffixes: B pairs, N rows, S positions, H latent width, F critic features.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
@@ -38,6 +38,11 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 
 Need = Literal["token_ids", "preference", "prompt"]
 """What an objective may name in `needs`."""
+
+Prompt = str | Sequence[Mapping[str, object]]
+"""Text, or chat messages."""
+Scorer = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+"""Scores one response to each prompt; higher is better."""
 
 OPTIONS: dict[str, Any] = {
     "extra": "forbid",
@@ -247,3 +252,23 @@ class Divergence(Component):
     def distance(self, policy: Latents, reference: Latents) -> Tensor:
         """Scalar, differentiable in `policy`; direct distances only."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Judge(Component):
+    """What scores a response to a prompt, whoever wrote it."""
+
+    scores_are_wins: ClassVar[bool] = False
+    """True where a score is the win in [0, 1] over a baseline of the judge's own, not a quantity to compare."""
+
+    def build(self) -> Scorer:
+        """A function that scores responses, one number each, with whatever it needs loaded.
+
+        A score depends on its own prompt and response alone, not on what else is scored in the same call. Raises
+        GanpoError for files or packages that are missing, and for a prompt that it knows nothing about.
+        """
+        raise NotImplementedError
+
+    def samples(self) -> Sequence[tuple[Prompt, str]]:
+        """A few prompts and responses that it can score, to check it with."""
+        return (("Say hello.", "Hello!"), ("Count to three.", "1, 2, 3"), ("Name a colour.", "Blue, like a clear sky."))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from ganpo_core.components import Discriminator, Divergence, LatentExtractor, Objective
+from ganpo_core.components import Discriminator, Divergence, Judge, LatentExtractor, Objective
 from ganpo_core.types import StepReport
 
 if TYPE_CHECKING:
@@ -39,8 +39,13 @@ def ganpo_discriminators() -> Mapping[str, type[Discriminator]]:  # type: ignore
 
 
 @hookspec
+def ganpo_judges() -> Mapping[str, type[Judge]]:  # type: ignore[empty-body]
+    """Names of judges of responses and their classes."""
+
+
+@hookspec
 def ganpo_commands() -> Mapping[str, typer.Typer]:  # type: ignore[empty-body]
-    """Names of command groups that join the `ganpo` command line."""
+    """Names of command groups that join the `ganpo` command line; an app of one command is that command."""
 
 
 @hookspec

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ganpo_core.components import Component, Discriminator, Divergence, LatentExtractor, Objective
+from ganpo_core.components import Component, Discriminator, Divergence, Judge, LatentExtractor, Objective
 from ganpo_core.errors import ConfigError, GanpoError, PluginError
 from ganpo_core.options import validate
 from ganpo_core.suggest import closest, did_you_mean
@@ -36,6 +36,8 @@ class Kind:
     """The section of the run file in which `use:` names one."""
     hook: str
     base: type[Component]
+    in_run_file: bool = True
+    """False for what is named on the command line alone."""
 
 
 KINDS = (
@@ -43,6 +45,7 @@ KINDS = (
     Kind("latent_extractor", "latents", "ganpo_latent_extractors", LatentExtractor),
     Kind("divergence", "divergence", "ganpo_divergences", Divergence),
     Kind("discriminator", "discriminator", "ganpo_discriminators", Discriminator),
+    Kind("judge", "judge", "ganpo_judges", Judge, in_run_file=False),
 )
 
 

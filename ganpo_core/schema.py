@@ -68,9 +68,10 @@ def run_schema(plugins: Plugins) -> dict[str, Any]:
     }
     for name, section in SECTIONS.items():
         properties[name] = _inline(adapter(section).json_schema(), definitions)
-    for kind in KINDS:
+    kinds = [kind for kind in KINDS if kind.in_run_file]
+    for kind in kinds:
         properties[kind.section] = _component_schema(plugins, kind.name, definitions)
-    parts = {kind.section: properties[kind.section] for kind in KINDS if kind.section != "objective"}
+    parts = {kind.section: properties[kind.section] for kind in kinds if kind.section != "objective"}
     properties["adversaries"] = {
         "type": "array",
         "items": {

@@ -19,7 +19,8 @@ from ganpo_core.config import load_run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FILES = sorted(path for path in EXAMPLES.rglob("*.yaml"))
-RUN_FILES = [path for path in FILES if path.parent.name != "launch"]
+RUN_FILES = [path for path in FILES if path.parent.name not in ("launch", "ablation")]
+GRID_FILES = [path for path in FILES if path.parent.name == "ablation"]
 LAUNCH_FILES = [path for path in FILES if path.parent.name == "launch"]
 PAPER_FILES = [path for path in RUN_FILES if path.parent.name == "paper"]
 REAL_FILES = [path for path in RUN_FILES if path.parent.name == "real"]
@@ -117,6 +118,22 @@ def test_every_run_file_resolves(path: Path, tiny_models: dict[str, Path], tiny_
     config = load_run(path, overrides)
     assert bool(config.adversaries) == ("divergence:" in path.read_text())
     assert EXAMPLES.parent / "runs" in config.output_dir.parents
+
+
+@pytest.mark.parametrize("path", GRID_FILES, ids=name)
+def test_every_run_of_a_grid_takes_two_steps(
+    path: Path, tiny_models: dict[str, Path], tiny_data: dict[str, Path], tmp_path: Path
+) -> None:
+    from ganpo_evaluation.ablation import combinations, read_grid
+
+    grid = read_grid(path)
+    assert EXAMPLES.parent / "runs" in (path.parent / grid.output_dir).resolve().parents
+    local = {"model.path": str(tiny_models["llama3_8b"]), "data.path": str(tiny_data["llama3_8b"]), "training.max_steps": 2}
+    runs = list(combinations(grid))
+    assert len({run for run, _ in runs}) == len(runs) == 10
+    for index, (_, options) in enumerate(runs[::2]):
+        folder = ganpo_core.train(path.parent / grid.base, {**options, **local, "output_dir": str(tmp_path / str(index))})
+        assert "adversary/penalty" in finite_metrics(folder)[0]
 
 
 @pytest.mark.parametrize("path", PAPER_FILES, ids=name)

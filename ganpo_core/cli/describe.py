@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def describe(
-    kind: Annotated[str, typer.Argument(help="objective, latent_extractor, divergence or discriminator")],
+    kind: Annotated[str, typer.Argument(help="objective, latent_extractor, divergence, discriminator or judge")],
     name: Annotated[str, typer.Argument(help="As in `use:`.")],
     options: Annotated[list[str] | None, typer.Argument(help="key=value, such as num_layers=4")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="Enable a third-party plugin first.")] = None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -36,8 +38,19 @@ def make_app() -> typer.Typer:
     app.command("schema")(schema.schema)
     app.add_typer(data.app, name="data")
     for name, group in load_plugins().commands().items():
-        app.add_typer(group, name=name)
+        alone = _only_command(group)
+        if alone is None:
+            app.add_typer(group, name=name)
+        else:
+            app.command(name)(alone)
     return app
+
+
+def _only_command(group: typer.Typer) -> Callable[..., Any] | None:
+    """The command of an app that has one and nothing else, as typer itself reads such an app."""
+    if len(group.registered_commands) != 1 or group.registered_groups or group.registered_callback:
+        return None
+    return group.registered_commands[0].callback
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ganpo_core.registry import Registry
+from ganpo_core.registry import Entry, Registry
 
 
 def verify(
-    kind: Annotated[str | None, typer.Argument(help="objective, latent_extractor, divergence or discriminator")] = None,
+    kind: Annotated[str | None, typer.Argument(help="objective, latent_extractor, divergence, discriminator or judge")] = None,
     name: Annotated[str | None, typer.Argument(help="As in `use:`.")] = None,
     options: Annotated[list[str] | None, typer.Argument(help="key=value, such as beta=0.2")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every registered component, or every one of a kind.")] = False,
@@ -30,9 +30,10 @@ def verify(
     if every:
         if name is not None:
             raise ConfigError("ganpo verify: give either a name or --all")
-        asked = [(own, other) for own, other, _ in loaded.entries() if kind in (None, own)]
-        if not asked:
+        of_kind = [(own, other, entry) for own, other, entry in loaded.entries() if kind in (None, own)]
+        if not of_kind:
             loaded.registry(str(kind))  # says which kinds there are
+        asked = [(own, other) for own, other, entry in of_kind if _can_be_made(entry, own, other)]
     elif kind is None or name is None:
         raise ConfigError("ganpo verify: give a kind and a name, such as `ganpo verify objective dpo`, or --all")
     else:
@@ -43,6 +44,17 @@ def verify(
         print(f"{len(asked) - len(failed)} of {len(asked)} keep their contract")
     if failed:
         raise typer.Exit(1)
+
+
+def _can_be_made(entry: Entry, kind: str, name: str) -> bool:
+    """False, with a line that says so, where an option has neither a default nor an example."""
+    from ganpo_core.schema import describe_options
+
+    required = [option.name for option in describe_options(entry.component) if option.default == "required"]
+    missing = [option for option in required if option not in entry.component.example]
+    if missing:
+        print(f"skipped {kind} {name}: give {', '.join(f'{option}=…' for option in missing)}", flush=True)
+    return not missing
 
 
 def _passes(registry: Registry, name: str, given: Mapping[str, object]) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ganpo_core.components import Component, Discriminator, Divergence, LatentExtractor, Objective
+from ganpo_core.components import Component, Discriminator, Divergence, Judge, LatentExtractor, Objective
 from ganpo_core.testing.discriminators import check_discriminator
 from ganpo_core.testing.divergences import check_divergence
 from ganpo_core.testing.extractors import check_extractor
+from ganpo_core.testing.judges import check_judge
 from ganpo_core.testing.objectives import check_objective
 
 CHECKS: Mapping[type[Component], Callable[..., None]] = {
@@ -15,6 +16,7 @@ CHECKS: Mapping[type[Component], Callable[..., None]] = {
     LatentExtractor: check_extractor,
     Divergence: check_divergence,
     Discriminator: check_discriminator,
+    Judge: check_judge,
 }
 
 

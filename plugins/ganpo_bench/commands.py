@@ -83,6 +83,36 @@ def bench(
 
 
 @app.command()
+def overhead(
+    shape: Annotated[str, typer.Option(help="S, V, gemma2-2b, llama3-8b, tiny, or a run file.")] = "S",
+    steps: Annotated[int, typer.Option(min=1, help="Timed optimizer steps of each method.")] = 10,
+    lengths: Annotated[str, typer.Option(help="ultrafeedback, hh, or a JSON or JSONL file of lengths.")] = "ultrafeedback",
+    scale_lengths: Annotated[float, typer.Option(min=0.01, help="Factor of every length.")] = 1.0,
+    threads: Annotated[int, typer.Option(min=1, help="On a CPU.")] = 2,
+    warm_up: Annotated[int, typer.Option(min=1, help="Steps of each method before timing starts.")] = 1,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Of a micro-batch; default: the shape's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the lengths.")] = 0,
+    output: Annotated[Path, typer.Option(help="The folder that the JSON file and the picture are written to.")] = (
+        Path("runs/bench/overhead")
+    ),
+) -> None:
+    """What the adversary adds to a step of DPO and of SimPO, also over a base that makes the reference's pass (Table 4)."""
+    from ganpo_bench.compare import Request, compare
+    from ganpo_bench.overhead import PAPER, VARIANTS, draw_overheads, overheads, show_overheads
+
+    request = Request(
+        shape=shape, against="none", steps=steps, variants=VARIANTS, lengths=lengths, scale_lengths=scale_lengths,
+        threads=threads, warm_up=warm_up, pairs=pairs, seed=seed,
+    )
+    found = compare(request)
+    rows = overheads(found)
+    show_overheads(rows)
+    _write({**found, "overhead": rows, "paper": PAPER}, output / "overhead.json")
+    draw_overheads(rows, output / "overhead.png")
+    print(f"written: {output / 'overhead.json'}, overhead.png")
+
+
+@app.command()
 def start(
     repeats: Annotated[int, typer.Option(min=1, help="Of each command, in turns.")] = 5, as_json: Json = None
 ) -> None:

@@ -17,7 +17,7 @@ from ganpo_bench.shapes import SHAPES, SPECIAL, Shape, write_model
 from ganpo_core import ConfigError
 
 LAYOUTS = ("padded", "packed", "shared")
-METHODS = ("dpo", "ganpo", "simpo", "ganpo_simpo")
+METHODS = ("dpo", "ganpo", "simpo", "simpo_reference", "ganpo_simpo")
 GAME = ("latents", "discriminator", "divergence", "adversary")
 FOREVER = 1_000_000
 LEARNING_RATE = 5e-7
@@ -114,6 +114,9 @@ def run_of(job: Job, variant: str, folder: Path) -> dict[str, Any]:
         run["training"]["packing"] = layout
     if "simpo" in method:
         run["objective"] = {"use": "simpo"}
+    if method == "simpo_reference":
+        run["plugins"] = [str(Path(__file__).with_name("with_reference.py"))]
+        run["objective"] = {"use": "bench_simpo_with_reference"}
     if "ganpo" in method:
         run |= copy.deepcopy(dict(job.critic))
     run["output_dir"] = str(folder)

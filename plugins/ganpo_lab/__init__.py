@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ganpo_core import hookimpl
+from ganpo_core import Judge, hookimpl
 
 if TYPE_CHECKING:
     import typer
@@ -16,3 +16,11 @@ def ganpo_commands() -> dict[str, typer.Typer]:
     from ganpo_lab.commands import app
 
     return {"lab": app}
+
+
+@hookimpl
+def ganpo_judges() -> dict[str, type[Judge]]:
+    """The oracle."""
+    from ganpo_lab.oracle import Oracle
+
+    return {"lab_oracle": Oracle}

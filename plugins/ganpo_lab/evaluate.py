@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from ganpo_core import statistics
+from ganpo_core.entropy import matching_temperature, mean_entropy
 from ganpo_lab.sampling import (
     gumbel_noise,
-    matching_temperature,
-    mean_entropy,
     padded,
     response_logits,
     sample,
@@ -88,10 +88,6 @@ class Evaluation:
     ) -> Row:
         verdicts, length = self._judged(policy, temperature, self._noise)
         rivals = self._rivals[nominal]
-        wins = [
-            0.5 if mine.reward == theirs.reward else float(mine.reward > theirs.reward)
-            for mine, theirs in zip(verdicts, rivals, strict=True)
-        ]
         count = len(verdicts)
         return Row(
             policy=name,
@@ -100,7 +96,7 @@ class Evaluation:
             reward=sum(verdict.reward for verdict in verdicts) / count,
             valid=sum(verdict.valid for verdict in verdicts) / count,
             strict=sum(verdict.strict for verdict in verdicts) / count,
-            win=sum(wins) / count,
+            win=statistics.win_rate([mine.reward for mine in verdicts], [theirs.reward for theirs in rivals]),
             length=length,
             latent=latent,
         )

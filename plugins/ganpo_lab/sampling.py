@@ -5,7 +5,6 @@ Shape suffixes: N prompts, L new tokens, V words, S positions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,18 +71,3 @@ def response_logits(model: Any, ids: Tensor, valid: Tensor, response: Tensor) ->
     """[number of response tokens, V]: the logits that predict each of them."""
     logits: Tensor = model(input_ids=ids, attention_mask=valid.long()).logits
     return logits[:, :-1][response[:, 1:]]
-
-
-def mean_entropy(logits: Tensor, temperature: float = 1.0) -> float:
-    """Nats per token of the distributions softmax(logits / temperature)."""
-    logps = (logits.double() / temperature).log_softmax(-1)
-    return float(-(logps.exp() * logps).sum(-1).mean())
-
-
-def matching_temperature(logits: Tensor, entropy: float) -> float:
-    """The temperature at which distributions have a mean entropy, by bisection in [0.2, 5]."""
-    low, high = 0.2, 5.0
-    for _ in range(40):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if mean_entropy(logits, middle) < entropy else (low, middle)
-    return math.sqrt(low * high)

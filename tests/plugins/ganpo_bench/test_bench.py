@@ -14,12 +14,14 @@ import torch
 from ganpo_bench import peer
 from ganpo_bench.compare import PEER, Request, compare
 from ganpo_bench.lengths import draw_lengths, read_lengths
+from ganpo_bench.overhead import overheads
 from ganpo_bench.prepare import from_shape, ordered_rows, parse_variant, run_of
 from ganpo_bench.report import Budget, Result, ratios, spread
 from ganpo_bench.sides import Side, take_turns
 from ganpo_bench.start import time_start
 from ganpo_bench.sweep import sweep
 
+import ganpo_core
 from ganpo_core import ConfigError, DataError, GanpoError, TrainingError
 from ganpo_core.cli.main import main
 from ganpo_core.config import load_run
@@ -224,3 +226,49 @@ def test_ratios_are_of_medians_and_their_spread_is_of_equal_steps() -> None:
     }
     assert spread(fast, slow) == (0.375, 0.5)
     assert fast.tokens_per_second == 50
+
+
+# -- the overhead --------------------------------------------------------------------------------------------------------
+
+
+def test_overheads_are_ratios_of_medians_to_both_bases() -> None:
+    """GANPO takes 1.1 of DPO; over SimPO 1.8, over SimPO with a reference pass 1.2."""
+    seconds = {"dpo": 1.0, "ganpo": 1.1, "simpo": 0.5, "simpo_reference": 0.75, "ganpo_simpo": 0.9}
+    sides = {name: {"median": s, "seconds": [s, s, s], "peak_bytes": 100 * s} for name, s in seconds.items()}
+    over_dpo, over_simpo = overheads({"sides": sides})
+    assert over_dpo["over_base"] == over_dpo["over_base_and_reference"] == pytest.approx(10)
+    assert over_simpo["over_base"] == pytest.approx(80)
+    assert over_simpo["over_base_and_reference"] == pytest.approx(20)
+    assert over_simpo["over_base_quartiles"] == pytest.approx([80, 80])
+    assert over_simpo["peak_over_base"] == pytest.approx(80)
+
+
+def test_simpo_beside_a_reference_pass_is_simpo(tmp_path: Path) -> None:
+    """The same losses step by step, and the reference is run."""
+    rows = draw_lengths("hh", 8, 0, 0.05)
+    job = from_shape("tiny", rows, tmp_path, "float32", False, 2, 1)
+    losses = {}
+    for variant in ("simpo", "simpo_reference"):
+        run = run_of(job, variant, tmp_path / variant)
+        run["training"]["max_steps"] = 2
+        config = load_run(run)
+        assert config.objective.needs_reference == (variant == "simpo_reference")
+        folder = ganpo_core.train(run)
+        losses[variant] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert losses["simpo"] == losses["simpo_reference"]
+
+
+def test_overhead_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"dpo": 1.0, "ganpo": 1.1, "simpo": 0.5, "simpo_reference": 0.75, "ganpo_simpo": 0.9}
+    sides = {name: {"median": s, "seconds": [s, s], "peak_bytes": None} for name, s in seconds.items()}
+    monkeypatch.setattr("ganpo_bench.compare.compare", lambda request: {"sides": sides, "variants": list(request.variants)})
+    monkeypatch.setattr(sys, "argv", ["ganpo", "bench", "overhead", "--shape", "tiny", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    saved = json.loads((tmp_path / "overhead.json").read_text())
+    assert saved["overhead"][0]["over_base"] == pytest.approx(10)
+    assert (tmp_path / "overhead.png").read_bytes()[:4] == b"\x89PNG"
+    assert "paper (arXiv 2601.22083, text of Table 4)" in capsys.readouterr().out

@@ -1,0 +1,48 @@
+"""`ganpo evaluate ifeval`: four accuracies of each file of responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ganpo_core import statistics
+from ganpo_evaluation.ifeval import accuracies, load_checkers
+from ganpo_evaluation.results import Result, Row
+from ganpo_evaluation.texts import read_answers, read_rows, text_of
+
+MEASURES = ("prompt_strict", "instruction_strict", "prompt_loose", "instruction_loose")
+
+
+def from_responses(paths: Sequence[Path], data: Path) -> Result:
+    """Strict and loose, for prompts and for single instructions, in %, with Wilson's intervals."""
+    follows = load_checkers(data)
+    asked = len(read_rows(data))
+    rows: list[Row] = []
+    notes = ["strict: the response as it stands; loose: also without its first line, last line or asterisks."]
+    for path in paths:
+        answers = read_answers(path)
+        found = [follows(text_of(answer.instruction), answer.output) for answer in answers]
+        row: dict[str, str | float | int | None] = {"responses": path.stem, "prompts": len(answers)}
+        for name, flags in accuracies(found).items():
+            interval = statistics.wilson_interval(flags)
+            low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
+            row[name.replace("_", " ")] = 100 * interval.estimate
+            row[f"{name.replace('_', ' ')} interval"] = f"{low} to {high}"
+        rows.append(row)
+        if len(answers) != asked:
+            notes.append(f"{path.name}: {len(answers)} of {asked} prompts have a response; the others are not counted")
+    return Result("ifeval", "IFEval: accuracies in %", rows, (), notes, facts={"data": str(data)})
+
+
+def draw(result: Result, figure: Any) -> None:
+    """Four bars for each file."""
+    axes = figure.subplots()
+    width = 0.8 / max(1, len(result.rows))
+    for index, row in enumerate(result.rows):
+        heights = [row[name.replace("_", " ")] for name in MEASURES]
+        axes.bar([place + index * width for place in range(len(MEASURES))], heights, width, label=str(row["responses"]))
+    axes.set(xticks=[place + 0.4 - width / 2 for place in range(len(MEASURES))], ylabel="accuracy, %", ylim=(0, 100))
+    axes.set_xticklabels([name.replace("_", " ") for name in MEASURES])
+    axes.legend(frameon=False)
+    axes.grid(axis="y", alpha=0.3)
