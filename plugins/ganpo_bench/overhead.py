@@ -39,13 +39,13 @@ def show_overheads(rows: list[dict[str, Any]]) -> None:
 
     table = Table(title="overhead of a step", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("method", no_wrap=True)
-    for column in ("step, s", "over its base, %", "quartiles", "over base and reference pass, %", "quartiles", "peak memory, %"):
+    for column in ("step, s", "over base, %", "quartiles", "with reference pass, %", "quartiles", "memory, %"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         cells = [f"{row['median_seconds']:.3f}"]
         for label in ("over_base", "over_base_and_reference"):
             low, high = row[f"{label}_quartiles"]
-            cells += [f"{row[label]:+.1f} ({row[f'{label}_side']})", f"{low:+.1f} to {high:+.1f}"]
+            cells += [f"{row[label]:+.1f}", f"{low:+.1f} to {high:+.1f}"]
         peak = row["peak_over_base"]
         table.add_row(row["method"], *cells, "" if peak is None else f"{peak:+.1f}")
     show(table)
