@@ -27,6 +27,7 @@ from ganpo_core.hookspecs import hookimpl
 from ganpo_core.types import (
     BatchStatistic,
     GeneratorForm,
+    ImageFeatures,
     Latents,
     Layer,
     Module,
@@ -53,6 +54,7 @@ __all__ = [
     "Fraction",
     "GanpoError",
     "GeneratorForm",
+    "ImageFeatures",
     "LatentExtractor",
     "Latents",
     "Layer",

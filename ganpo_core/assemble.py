@@ -37,8 +37,16 @@ from ganpo_core.demands import (
 )
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import PassPlan, plan_passes, response_pass
+from ganpo_core.image_latents import prepare_image_latents
 from ganpo_core.latents import read_latents
-from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
+from ganpo_core.models import (
+    Models,
+    checkpoint_activations,
+    context_length,
+    load_models,
+    load_processor,
+    load_tokenizer,
+)
 from ganpo_core.parallel import parallelize
 from ganpo_core.schedules import make_scheduler
 from ganpo_core.types import Latents
@@ -122,7 +130,8 @@ class Run:
         for asked, answered in zip(prompts, responses, strict=True):
             prompt, pair = pairs[asked].prompt, pairs[answered]
             room = pairs.longest - len(prompt)
-            mixed.append(dataclasses.replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
+            sides = {"chosen": pair.chosen[:room], "rejected": pair.rejected[:room]}
+            mixed.append(dataclasses.replace(pair, prompt=prompt, images=pairs[asked].images, **sides))
         return self._collated(mixed)
 
     def _collated(self, pairs: list[TokenPair]) -> PairBatch:
@@ -156,13 +165,14 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     training = config.training
     check_declarations(config.objective)
     # Read data before weights: mistakes in rows are cheaper to find.
-    tokenizer = load_tokenizer(config.model)
+    processor = load_processor(config.model)
+    tokenizer = load_tokenizer(config.model) if processor is None else processor.tokenizer
     data, data_notes = within_context(config)
-    pairs, report = load_pairs(data, tokenizer)
+    pairs, report = load_pairs(data, tokenizer, processor)
     evaluation: PairDataset | None = None
     reports = [report]
     if config.data.eval_path is not None or config.data.eval_split is not None:
-        evaluation, evaluation_report = load_pairs(data, tokenizer, evaluation=True)
+        evaluation, evaluation_report = load_pairs(data, tokenizer, processor, evaluation=True)
         reports.append(evaluation_report)
     order = PairOrder.of(pairs, config.seed)
     max_steps = count_steps(training, order.pairs_per_epoch, accelerator.num_processes)
@@ -181,7 +191,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
 
     torch.manual_seed(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)
-    models = load_models(config.model, tokenizer, accelerator.device, needs_reference)
+    models = load_models(config.model, tokenizer, accelerator.device, needs_reference, processor)
     if training.gradient_checkpointing:
         checkpoint_activations(models.policy)
 
@@ -195,6 +205,8 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         parts = joined.chunk(accelerator.num_processes)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
+    if processor is not None:
+        prepare_image_latents(config, models, pairs)
     regularizers, notes = build_regularizers(
         config,
         lambda plan, count: _reference_latents(plan, models, pairs, count),
@@ -206,7 +218,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     )
     check_training(config, models)
     plan, plan_notes = plan_passes(
-        models, training.packing, config.model.attention, pairs[:3], tokenizer.pad_token_id, packing_obstacles(config)
+        models, training.packing, config.model.attention, probes(pairs), tokenizer.pad_token_id, packing_obstacles(config)
     )
     parallelize(models, accelerator, training.parallelism)
     optimizer = _optimizer(training, list(models.trainable().values()), models.device)
@@ -252,10 +264,17 @@ def within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
     return dataclasses.replace(config.data, max_length=context), [note]
 
 
+def probes(pairs: PairDataset, count: int = 3) -> list[TokenPair]:
+    """A few pairs to try models on; of those with images, where there are some, all but one."""
+    seen = pairs.with_images[: count - 1]
+    return [pairs[index] for index in [*seen, *(i for i in range(count) if i not in seen)][: min(count, len(pairs))]]
+
+
 def _reference_latents(plan: AdversaryPlan, models: Models, pairs: PairDataset, count: int) -> Iterator[Latents]:
     """An extractor's latents of the reference on the first pairs, one pair at a time."""
     sources = plan.latents.sources(models.policy)
-    for index in range(min(count, len(pairs))):
+    of_images = set(sources) & set(models.image_widths)
+    for index in (pairs.with_images if of_images else range(len(pairs)))[:count]:
         batch = collate([pairs[index]], models.tokenizer.pad_token_id).to(models.device)
         with torch.random.fork_rng(devices=[]), models.as_reference() as reference:
             found = response_pass(reference, reference, batch, sources, logps=False)

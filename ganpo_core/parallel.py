@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ganpo_core.errors import ConfigError
-from ganpo_core.models import Models, base_model, text_config
+from ganpo_core.models import Models, base_model, is_composite, text_config
 
 
 def parallelize(models: Models, accelerator: Accelerator, parallelism: str) -> None:
@@ -22,6 +22,9 @@ def parallelize(models: Models, accelerator: Accelerator, parallelism: str) -> N
     if accelerator.num_processes == 1 and parallelism == "ddp":
         return
     if parallelism == "ddp":
+        if is_composite(models.policy):
+            # Micro-batches without images leave what sees without a gradient.
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         models.callable_policy = accelerator.prepare_model(models.policy)
         return
     if not dist.is_initialized():

@@ -58,7 +58,8 @@ def policy_pass(run: Run, batch: PairBatch, logps: bool = True, against: Tensor 
         reference_logits=against,
         router_loss=logps and routes,
     )
-    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head)
+    widths = run.models.image_widths
+    return response_pass(run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head, widths)
 
 
 def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
@@ -68,7 +69,8 @@ def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
     logps = logps and run.config.objective.needs_reference
     with run.models.as_reference() as reference:
         wanted = Wanted("reference", run.config.objective.token_statistics)
-        return response_pass(reference, reference, batch, _sources(run), logps, wanted, run.plan.head)
+        widths = run.models.image_widths
+        return response_pass(reference, reference, batch, _sources(run), logps, wanted, run.plan.head, widths)
 
 
 def mismatched_passes(run: Run, step: int) -> Iterator[Scored]:

@@ -28,12 +28,13 @@ def inspect(
     from ganpo_core.assemble import within_context
     from ganpo_core.config import load_run
     from ganpo_core.data import load_pairs, render_pairs
-    from ganpo_core.models import load_tokenizer
+    from ganpo_core.models import load_processor, load_tokenizer
 
     config = load_run(run, overrides or ())
-    tokenizer = load_tokenizer(config.model)
+    processor = load_processor(config.model)
+    tokenizer = load_tokenizer(config.model) if processor is None else processor.tokenizer
     data_config, notes = within_context(config)
-    pairs, report = load_pairs(data_config, tokenizer, evaluation=evaluation)
+    pairs, report = load_pairs(data_config, tokenizer, processor, evaluation=evaluation)
     Console(soft_wrap=True).print(render_pairs(pairs, tokenizer, rows))
     for line in (*notes, *report.lines()):
         print(line)

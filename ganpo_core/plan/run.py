@@ -12,7 +12,7 @@ from ganpo_core.assemble import within_context
 from ganpo_core.config import AdversaryPlan, ModelConfig, RunConfig
 from ganpo_core.data import Packing, load_pairs
 from ganpo_core.latents import read_latents
-from ganpo_core.models import DTYPES, base_model, load_skeleton, load_tokenizer
+from ganpo_core.models import DTYPES, base_model, load_processor, load_skeleton, load_tokenizer
 from ganpo_core.plan.critics import CriticFlops, CriticMemory, plan_critic
 from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.memory import Memory, plan_memory
@@ -99,7 +99,9 @@ def plan_run(
 def measured_lengths(config: RunConfig) -> Lengths:
     """Of the run's own pairs."""
     data, _ = within_context(config)
-    pairs, _ = load_pairs(data, load_tokenizer(config.model))
+    processor = load_processor(config.model)
+    tokenizer = load_tokenizer(config.model) if processor is None else processor.tokenizer
+    pairs, _ = load_pairs(data, tokenizer, processor)
     return Lengths(pairs.lengths.astype("int64"), f"{len(pairs)} pairs of the data")
 
 
