@@ -5,7 +5,7 @@ Nothing here names a family: what differs between them comes from transformers' 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ganpo_core.errors import ConfigError
 
+OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"})
+"""What a processor makes of text; everything else is of images."""
 BLANK = 64
 """Pixels of a side of the image that models and processors are tried with."""
 
@@ -64,8 +66,16 @@ def blank_pixels(processor: Any) -> dict[str, Tensor]:
 
     # Not quite grey: what is normalized to 0 is padding to some models.
     blank = Image.new("RGB", (BLANK, BLANK), (200, 100, 50))
-    made = processor(text=[processor.image_token], images=[[blank]], return_tensors="pt")
-    return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+    return pixels(processor, processor.image_token, [blank])
+
+
+def pixels(processor: Any, text: str, images: Sequence[Any]) -> dict[str, Tensor]:
+    """What a model is given of the images of one prompt."""
+    from transformers import BatchFeature
+
+    made = processor(text=[text], images=[list(images)])
+    of_images = {name: value for name, value in made.items() if name not in OF_TEXT}
+    return dict(BatchFeature(of_images, tensor_type="pt"))
 
 
 def image_model(base: nn.Module) -> Any:

@@ -16,13 +16,12 @@ from ganpo_core.data.images import ImageStore, PromptImages, StoredImage
 from ganpo_core.data.placeholders import place_images
 from ganpo_core.data.render import Rendered, render_chat
 from ganpo_core.data.tokenize import Ids, PairTokenizer
+from ganpo_core.vision import pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import ProcessorMixin
 
-OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"})
-"""What a processor makes of text; everything else is of images."""
 BLANK = 64
 """Pixels of a side of the image with which a processor is tried."""
 
@@ -91,11 +90,7 @@ class ImagePairTokenizer(PairTokenizer):
 
     def _process(self, text: str, images: tuple[StoredImage, ...]) -> dict[str, Tensor]:
         """What the model is given of one prompt's images."""
-        import torch
-
-        read = [self.store.read(image) for image in images]
-        made = self.processor(text=[text], images=[read], return_tensors="pt")
-        return {name: value for name, value in made.items() if name not in OF_TEXT and isinstance(value, torch.Tensor)}
+        return pixels(self.processor, text, [self.store.read(image) for image in images])
 
     def _find_token_types(self) -> Mapping[str, str]:
         """Which kinds of token types there are, seen on one prompt with a blank image."""
