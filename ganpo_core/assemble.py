@@ -205,8 +205,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         parts = joined.chunk(accelerator.num_processes)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
-    if processor is not None:
-        prepare_image_latents(config, models, pairs)
+    prepare_image_latents(config, models, pairs)
     regularizers, notes = build_regularizers(
         config,
         lambda plan, count: _reference_latents(plan, models, pairs, count),

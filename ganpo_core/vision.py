@@ -6,12 +6,12 @@ Nothing here names a family: what differs between them comes from transformers' 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ganpo_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"})
 """What a processor makes of text; everything else is of images."""
@@ -93,6 +93,8 @@ def part_names(base: Any, pixels: Mapping[str, Tensor]) -> dict[str, list[str]]:
     The tower is what its last states depend on for an image (`pixels`, as the processor makes them), the projector the
     rest of what is not the language model.
     """
+    import torch
+
     language = {id(weight) for module in _language(base) for weight in module.parameters()}
     seeing = {name: weight for name, weight in base.named_parameters() if id(weight) not in language}
     asked = [(name, weight) for name, weight in seeing.items() if weight.requires_grad and weight.is_floating_point()]

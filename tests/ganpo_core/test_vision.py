@@ -253,8 +253,9 @@ def test_a_cross_term_between_sides_that_share_their_images_is_refused(run_of: C
 
 def test_latents_of_images_need_images(run_of: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     rows = write_rows(tmp_path, (0, 0, 0))
-    with pytest.raises(DataError, match="no prompt holds an image, and the latents are of images"):
-        assembled(run_of("llava", data={"path": str(rows)}, adversaries=[critic("seen", "projector", 1.0)]))
+    for latents in ("projector", "vision_tower", "image_positions", "cross_modal"):
+        with pytest.raises(DataError, match="no prompt holds an image, and the latents of adversary 'seen' are of images"):
+            assembled(run_of("llava", data={"path": str(rows)}, adversaries=[critic("seen", latents, 1.0)]))
     run = assembled(run_of("llava", data={"path": str(rows)}))
     assert run.plan.packing == "shared" and run.pairs.with_images == []
 
