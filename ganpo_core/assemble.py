@@ -130,8 +130,8 @@ class Run:
         for asked, answered in zip(prompts, responses, strict=True):
             prompt, pair = pairs[asked].prompt, pairs[answered]
             room = pairs.longest - len(prompt)
-            sides = {"chosen": pair.chosen[:room], "rejected": pair.rejected[:room]}
-            mixed.append(dataclasses.replace(pair, prompt=prompt, images=pairs[asked].images, **sides))
+            pair = dataclasses.replace(pair, prompt=prompt, images=pairs[asked].images)
+            mixed.append(dataclasses.replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
         return self._collated(mixed)
 
     def _collated(self, pairs: list[TokenPair]) -> PairBatch:

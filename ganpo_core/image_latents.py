@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from ganpo_core.components import LatentExtractor
 from ganpo_core.config import RunConfig
 from ganpo_core.data import PairBatch, PairDataset, collate
 from ganpo_core.errors import ConfigError, DataError
 from ganpo_core.forward import response_pass
-from ganpo_core.models import Models, base_model
-from ganpo_core.types import ImageFeatures, Layer, Module, Source
+from ganpo_core.forward.images import is_of_images
+from ganpo_core.models import Models
+from ganpo_core.types import ImageFeatures, Source
 
 
 def prepare_image_latents(config: RunConfig, models: Models, pairs: PairDataset) -> None:
@@ -34,7 +34,7 @@ def prepare_image_latents(config: RunConfig, models: Models, pairs: PairDataset)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         batch = _first(pairs, seen[0], models)
         states = response_pass(models.run_policy, policy, batch, every, logps=False).states
-    of_images = [source for source in every if not _of_language(source, base_model(policy))]
+    of_images = [source for source in every if is_of_images(source, policy)]
     models.image_widths = {source: states[source].shape[-1] for source in of_images}
     for name, found in sources.items():
         if not any(states[source].requires_grad for source in found):
@@ -60,13 +60,3 @@ def _check_without_images(
 
 def _first(pairs: PairDataset, index: int, models: Models) -> PairBatch:
     return collate([pairs[index]], models.tokenizer.pad_token_id).to(models.device)
-
-
-def _of_language(source: Source, base: nn.Module) -> bool:
-    """Whether a source is read from the language model, which runs without images too."""
-    if isinstance(source, Layer | ImageFeatures):
-        return isinstance(source, Layer)
-    assert isinstance(source, Module)
-    decoder, modules = base.get_decoder(), dict(base.named_modules())  # type: ignore[operator]
-    # A name that the model does not have is the capture's to refuse.
-    return source.path not in modules or any(modules[source.path] is inner for inner in decoder.modules())

@@ -102,6 +102,8 @@ def load_models(
         raise ConfigError("model.quantization: a 4-bit base cannot be trained itself; add `lora:` and use a CUDA device")
     policy = _load(config, config.path)
     _check_vocabulary(policy, tokenizer)
+    if processor is not None:
+        _check_image_token(policy, processor)
     reference: nn.Module | None = None
     if config.lora is not None:
         if config.reference is not None:
@@ -244,6 +246,15 @@ def _with_adapters(policy: Any, config: ModelConfig) -> Any:
         return peft.get_peft_model(policy, settings)
     except ValueError as error:
         raise ConfigError(f"model.lora: {_first_line(error)}") from error
+
+
+def _check_image_token(policy: Any, processor: Any) -> None:
+    theirs, ours = getattr(policy.config, "image_token_id", None), vision.image_token_id(processor)
+    if theirs is not None and theirs != ours:
+        raise TrainingError(
+            f"the model puts images at token {theirs} and its processor at token {ours}; use the processor that the model "
+            "was trained with"
+        )
 
 
 def _in_language_model(policy: Any, target: str | list[str]) -> str | list[str]:

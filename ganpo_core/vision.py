@@ -34,7 +34,7 @@ def load_processor(path: str, revision: str | None, config: Any) -> Any:
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise ConfigError("model.path: a model that sees needs pillow; install it with `pip install pillow`") from error
+        raise ConfigError("model.path: a model that sees needs pillow; install it with `pip install 'ganpo[vision]'`") from error
     try:
         try:
             processor = AutoProcessor.from_pretrained(path, revision=revision)
@@ -58,6 +58,11 @@ def without_video(kind: Any) -> Any:
         return [name for name in kind.get_attributes() if "video" not in name]
 
     return type(kind.__name__, (kind,), {"get_attributes": classmethod(get_attributes), "__module__": kind.__module__})
+
+
+def image_token_id(processor: Any) -> int:
+    """The token that stands for a piece of an image; those around it, where a processor names them too, come after."""
+    return int(next(token for token in processor.image_token_ids if token is not None))
 
 
 def blank_pixels(processor: Any) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from ganpo_core.data.images import ImageStore, PromptImages, StoredImage
 from ganpo_core.data.placeholders import place_images
 from ganpo_core.data.render import Rendered, render_chat
 from ganpo_core.data.tokenize import Ids, PairTokenizer
-from ganpo_core.vision import pixels
+from ganpo_core.vision import image_token_id, pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class ImagePairTokenizer(PairTokenizer):
         self.processor = processor
         self.store = ImageStore()
         self.placeholder = str(processor.image_token)
-        self.image_token_id = int(next(token for token in processor.image_token_ids if token is not None))
+        self.image_token_id = image_token_id(processor)
         # The tokens of an image depend on its size alone: its pixels are made when a batch needs them.
         self._by_size: Any = copy.copy(processor)
         self._by_size.image_processor = _BySize(processor.image_processor)
@@ -95,13 +95,12 @@ class ImagePairTokenizer(PairTokenizer):
     def _find_token_types(self) -> Mapping[str, str]:
         """Which kinds of token types there are, seen on one prompt with a blank image."""
         made = self.processor(text=[self.placeholder], images=[[_Sized((BLANK, BLANK)).blank()]])
-        on_images = [int(token == self.image_token_id) for token in made["input_ids"][0]]
         found = {}
         for name in ("token_type_ids", "mm_token_type_ids"):
             if name in made:
                 # Types that do not tell the image apart tell the prompt from what follows it.
                 types = [int(kind) for kind in made[name][0]]
-                found[name] = "image" if any(types) and types == on_images else "response"
+                found[name] = "image" if any(types) else "response"
         return found
 
 

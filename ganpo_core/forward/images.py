@@ -5,23 +5,36 @@ Shape suffixes: R rows and L positions as the model is given them, I images, P s
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganpo_core.errors import TrainingError
-from ganpo_core.types import Source
+from ganpo_core.models import base_model
+from ganpo_core.types import ImageFeatures, Layer, Source
 
 
-def as_rows(source: Source, states: Tensor | None, image_RL: Tensor, width: int) -> Tensor:
-    """[R, L, H]: states as they are, where there is one for each position, and those of images at their tokens.
+def is_of_images(source: Source, model: nn.Module) -> bool:
+    """Whether the states of a source are of images, and not of the language model's positions."""
+    if isinstance(source, Layer | ImageFeatures):
+        return isinstance(source, ImageFeatures)
+    base = cast(Any, base_model(model))
+    try:
+        module = base.get_submodule(source.path)
+    except AttributeError:
+        return False  # a path that the model does not have is the capture's to refuse
+    return all(module is not inner for inner in (*base.get_decoder().modules(), base.get_output_embeddings()))
+
+
+def at_image_tokens(source: Source, states: Tensor | None, image_RL: Tensor, width: int) -> Tensor:
+    """[R, L, H]: states of images at the positions of their tokens, 0 elsewhere.
 
     `states` is None for a batch without images: then there is nothing but zeros, of `width`, which carry no gradient.
     """
     if states is None:
         grad = torch.is_grad_enabled()
         return torch.zeros((*image_RL.shape, width), device=image_RL.device, requires_grad=grad)
-    if states.dim() == 3 and states.shape[:2] == image_RL.shape:
-        return states
     num_tokens = int(image_RL.sum())
     states_MH = _for_each_token(states, num_tokens)
     if states_MH is None:

@@ -21,7 +21,7 @@ from ganpo_core.data import Layout, PairBatch
 from ganpo_core.forward.attention import PackedPass
 from ganpo_core.forward.capture import capture, head_input
 from ganpo_core.forward.head import Head
-from ganpo_core.forward.images import as_rows
+from ganpo_core.forward.images import at_image_tokens, is_of_images
 from ganpo_core.forward.statistics import TOKEN_STATISTICS, logps_and_statistics
 from ganpo_core.models import base_model, is_composite, output_layer
 from ganpo_core.types import PairLogps, Source, TokenLogps
@@ -113,7 +113,8 @@ def response_pass(
         output = run(input_ids=layout.input_ids, use_cache=False, **options)
     if batch.images is not None:
         image_RL = layout.given(cast(Tensor, batch.tokens.image))
-        states = {source: as_rows(source, states.get(source), image_RL, widths.get(source, 0)) for source in sources}
+        for source in [source for source in sources if is_of_images(source, model)]:
+            states[source] = at_image_tokens(source, states.get(source), image_RL, widths.get(source, 0))
     if packed is not None:
         packed.check_used(model)
     router_loss = output.aux_loss if wanted.router_loss else None

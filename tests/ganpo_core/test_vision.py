@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, BatchFeature
-from vision_families import FAMILIES, picture, save_family, write_rows
+from transformers import BatchFeature
+from vision_families import FAMILIES, save_family, write_rows
 
 import ganpo_core
 from ganpo_core.assemble import Run, assemble
@@ -274,7 +275,7 @@ def test_what_cannot_be_packed_is_padded_and_said(name: str, said: str, run_of: 
     run = assembled(run_of(name))
     assert run.plan.packing == "padded"
     assert [note for note in run.notes if note.startswith("training.packing: padded rows") and said in note]
-    with pytest.raises(ConfigError, match="training.packing: shared is not possible here"):
+    with pytest.raises(ConfigError, match=r"training\.packing: shared is not possible here"):
         assembled(run_of(name), "training.packing=shared")
 
 
@@ -301,3 +302,50 @@ def test_every_layout_gives_the_same_of_images(name: str, single: bool, run_of: 
         for source in sources:
             valid = collate(pairs, 0).tokens.valid
             assert torch.allclose(other.captured[source][valid], expected.captured[source][valid], atol=1e-4)
+
+
+def test_a_plugin_of_thirty_lines_reads_a_family_that_nothing_here_knows(tmp_path: Path, root: Path) -> None:
+    """docs/vision.md alone: its plugin file, InternVL, whose tower has 16 states and a class token for 4 image tokens."""
+    text = (root / "docs" / "vision.md").read_text()
+    plugin = text.partition("```python\n")[2].partition("```")[0]
+    assert len([line for line in plugin.splitlines() if line.strip()]) <= 30
+    (tmp_path / "early_vision.py").write_text(plugin)
+    rows = write_rows(tmp_path, COUNTS, sizes=((8, 8), (24, 16)))
+    folder = ganpo_core.train(
+        {
+            "plugins": [str(tmp_path / "early_vision.py")],
+            "model": {"path": str(save_family("internvl", tmp_path / "model"))},
+            "data": {"path": str(rows)},
+            "objective": {"use": "dpo"},
+            "adversaries": [
+                {"name": "early", "weight": 1.0, "latents": {"use": "early_vision"}, "divergence": {"use": "mse"}},
+                critic("again", "early_vision", 1.0), critic("tower", "vision_tower", 1.0),
+            ],
+            # A pair a micro-batch: some have no image.
+            "training": {"learning_rate": 1e-3, "max_steps": 3, "per_device_train_batch_size": 1,
+                         "gradient_accumulation_steps": 6, "logging_steps": 1, "save_steps": None},
+            "output_dir": str(tmp_path / "out"),
+        }
+    )
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert all(last[f"adversary/{name}/penalty"] > 0 for name in ("early", "again", "tower"))
+
+
+def test_micro_batches_with_and_without_images_add_up_to_the_whole_step(
+    run_of: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Six pairs in one micro-batch, or one at a time, two of them without an image: the same losses within rounding."""
+    path, found = run_of("llava")["model"]["path"], []
+    distance = {"name": "seen", "weight": 1.0, "latents": {"use": "projector"}, "divergence": {"use": "mse"}}
+    for size, count in ((6, 1), (1, 6)):
+        run = run_of(
+            "llava", model={"path": path, "dtype": "float64"}, adversaries=[distance], output_dir=str(tmp_path / str(size)),
+            training={"learning_rate": 1e-3, "max_steps": 3, "per_device_train_batch_size": size, "logging_steps": 1,
+                      "gradient_accumulation_steps": count, "save_steps": None},
+        )
+        lines = (ganpo_core.train(run) / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line) for line in lines])
+    for whole, parts in zip(*found, strict=True):
+        assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+        assert parts["adversary/seen/penalty"] == pytest.approx(whole["adversary/seen/penalty"], rel=1e-5, abs=1e-12)
+        assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)

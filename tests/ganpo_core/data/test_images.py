@@ -243,7 +243,7 @@ def test_no_image_is_cut(policy: str, kept: int, reason: str, tmp_path: Path, pr
         held = pair.images
         assert held is not None and pair.prompt.count(processor.image_token_id) == EACH * held.count
         assert pair.length <= 21
-    with pytest.raises(DataError, match="exceed data.max_length 21"):
+    with pytest.raises(DataError, match=r"exceed data\.max_length 21"):
         load(tmp_path, processor, rows, max_length=21, on_overlong="error")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ganpo_core.errors import TrainingError
-from ganpo_core.forward.images import as_rows
+from ganpo_core.forward.images import at_image_tokens
 from ganpo_core.types import ImageFeatures
 
 SOURCE = ImageFeatures("tower")
@@ -15,7 +15,7 @@ IMAGE = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]]).bool()
 
 
 def placed(*states: float, shape: tuple[int, ...]) -> list[float]:
-    found = as_rows(SOURCE, torch.tensor(states, dtype=torch.float32).view(*shape), IMAGE, 0)
+    found = at_image_tokens(SOURCE, torch.tensor(states, dtype=torch.float32).view(*shape), IMAGE, 0)
     assert found.shape == (2, 4, 1)
     assert not found[~IMAGE].any()
     return found[IMAGE].flatten().tolist()
@@ -39,13 +39,11 @@ def test_a_class_token_comes_first_and_is_left_out() -> None:
 @pytest.mark.parametrize("shape", [(5, 1), (3, 2, 1), (2, 1, 1), (3, 1)])
 def test_states_that_are_no_multiple_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(TrainingError, match="cannot be brought to the 4 image tokens of a batch"):
-        as_rows(SOURCE, torch.zeros(shape), IMAGE, 0)
+        at_image_tokens(SOURCE, torch.zeros(shape), IMAGE, 0)
 
 
-def test_states_of_every_position_stay_and_those_of_no_image_are_zeros() -> None:
-    states = torch.randn(2, 4, 3)
-    assert as_rows(SOURCE, states, IMAGE, 3) is states
-    none = as_rows(SOURCE, None, torch.zeros(2, 4).bool(), 5)
+def test_a_batch_without_images_has_zeros() -> None:
+    none = at_image_tokens(SOURCE, None, torch.zeros(2, 4).bool(), 5)
     assert none.shape == (2, 4, 5) and none.requires_grad and not none.any()
     with torch.no_grad():
-        assert not as_rows(SOURCE, None, IMAGE, 5).requires_grad
+        assert not at_image_tokens(SOURCE, None, IMAGE, 5).requires_grad
