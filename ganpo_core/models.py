@@ -35,6 +35,8 @@ class Models:
     device: torch.device
     callable_policy: nn.Module | None = None
     """The policy behind DistributedDataParallel, where there are several processes."""
+    averages_gradients: bool = False
+    """Whether the mean of gradients over processes is taken after a step's last backward, rather than within it."""
     processor: Any = None
     """Of a model that sees; None for one that reads text alone."""
     image_widths: dict[Source, int] = field(default_factory=dict)

@@ -100,18 +100,24 @@ def part_names(base: Any, pixels: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """
     import torch
 
-    language = {id(weight) for module in _language(base) for weight in module.parameters()}
-    seeing = {name: weight for name, weight in base.named_parameters() if id(weight) not in language}
+    sighted = seeing_weights(base)
+    seeing = {name: weight for name, weight in base.named_parameters() if id(weight) in sighted}
     asked = [(name, weight) for name, weight in seeing.items() if weight.requires_grad and weight.is_floating_point()]
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         states = image_features(base, pixels).last_hidden_state
         found = torch.autograd.grad(states.sum(), [weight for _, weight in asked], allow_unused=True)
     tower = {name for (name, _), gradient in zip(asked, found, strict=True) if gradient is not None}
     return {
-        "language_model": [name for name, weight in base.named_parameters() if id(weight) in language],
+        "language_model": [name for name, weight in base.named_parameters() if id(weight) not in sighted],
         "vision_tower": [name for name in seeing if name in tower],
         "projector": [name for name in seeing if name not in tower],
     }
+
+
+def seeing_weights(base: Any) -> set[int]:
+    """The `id` of every weight that is not the language model's."""
+    language = {id(weight) for module in _language(base) for weight in module.parameters()}
+    return {id(weight) for weight in base.parameters()} - language
 
 
 def image_features(base: Any, pixels: Mapping[str, Tensor]) -> Any:

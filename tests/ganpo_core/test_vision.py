@@ -19,6 +19,7 @@ import ganpo_core
 from ganpo_core.assemble import Run, assemble
 from ganpo_core.config import load_run
 from ganpo_core.data import PairBatch, collate
+from ganpo_core.doctor import examine
 from ganpo_core.errors import ConfigError, DataError
 from ganpo_core.forward import response_pass
 from ganpo_core.models import load_processor
@@ -349,3 +350,35 @@ def test_micro_batches_with_and_without_images_add_up_to_the_whole_step(
         assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-6)
         assert parts["adversary/seen/penalty"] == pytest.approx(whole["adversary/seen/penalty"], rel=1e-5, abs=1e-12)
         assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("packing", ["shared", "padded"])
+def test_single_responses_with_images_train_and_prompts_keep_theirs_when_mismatched(
+    packing: str, run_of: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """KTO, which also scores each response after the next row's prompt, and so with that prompt's images."""
+    rows = [json.loads(line) for line in Path(run_of("llava")["data"]["path"]).read_text().splitlines()]
+    folder = Path(run_of("llava")["data"]["path"]).parent
+    single = [
+        {"prompt": row["prompt"], "images": [str(folder / name) for name in row["images"]], "completion": row["chosen"],
+         "label": bool(index % 2)}
+        for index, row in enumerate(rows)
+    ]
+    path = tmp_path / "single.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in single))
+    run = assembled(run_of("llava", objective={"use": "kto"}, data={"path": str(path)}), f"training.packing={packing}")
+    assert run.plan.packing == packing and run.pairs.is_unpaired
+    assert ganpo_core.train(
+        run_of("llava", objective={"use": "kto"}, data={"path": str(path)}, adversaries=TEXT_AND_IMAGE),
+        {"training.packing": packing, "training.max_steps": 2},
+    )
+    mixed = run.mismatched(run.pairs, [1, 0, 2], [0, 1, 1])
+    assert mixed.images is not None and mixed.tokens.image is not None
+    assert [len(inputs.get("pixel_values", ())) for inputs in mixed.images.inputs] == [1, 0, 3]
+    assert mixed.tokens.image.view(2, 3, -1).any(0).sum(1).tolist() == [16, 0, 48]
+
+
+@pytest.mark.parametrize("name", ["paligemma", "qwen2_5_vl"])
+def test_the_doctor_finds_models_that_see_sound(name: str, run_of: Callable[..., dict[str, Any]]) -> None:
+    findings = list(examine(assembled(run_of(name))))
+    assert [finding.line() for finding in findings if not finding.ok] == []

@@ -17,10 +17,11 @@ from transformers import AutoTokenizer
 from vision_families import FAMILIES, TYPED_TEMPLATE, picture
 
 from ganpo_core.config import DataConfig
-from ganpo_core.data import PairDataset, collate, load_pairs
+from ganpo_core.data import PairDataset, collate, load_pairs, render_pairs
 from ganpo_core.data.flaws import Flaw, RowError
 from ganpo_core.data.formats import parse_row
 from ganpo_core.data.images import ImageStore, decoded
+from ganpo_core.data.join import ImageInputs
 from ganpo_core.data.placeholders import place_images
 from ganpo_core.data.report import DataReport
 from ganpo_core.errors import DataError
@@ -288,3 +289,26 @@ def test_a_tokenizer_is_left_as_it_was(processor: Any, tmp_path: Path) -> None:
     assert processor.image_processor is inner
     processor.save_pretrained(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").get_vocab() == processor.tokenizer.get_vocab()
+
+
+def test_the_tokens_of_an_image_are_shown_once_with_their_number(tmp_path: Path, processor: Any) -> None:
+    from rich.console import Console
+
+    (tmp_path / "x.png").write_bytes(png(picture(random.Random(0))))
+    pairs, _ = load(tmp_path, processor, [row(ASKED, images=["x.png"])])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render_pairs(pairs, processor.tokenizer, 1))
+    assert "[prompt, 19 tokens] <user><image> x 16 w5 <model>" in console.export_text()
+
+
+def test_inputs_of_several_prompts_are_padded_and_joined() -> None:
+    """Two prompts, the first with two images of one tile, the second with one of two: [3, 2, 2] with a zero tile for each of
+    the first; a prompt without images gives nothing."""
+    one = {"pixel_values": torch.ones(2, 1, 2), "image_sizes": torch.tensor([[1, 1], [2, 2]])}
+    two = {"pixel_values": torch.full((1, 2, 2), 5.0), "image_sizes": torch.tensor([[3, 3]])}
+    inputs = ImageInputs((one, {}, two), {})
+    found = inputs.joined([2, 1, 0])
+    assert found["pixel_values"].tolist() == [[[5, 5], [5, 5]], [[1, 1], [0, 0]], [[1, 1], [0, 0]]]
+    assert found["image_sizes"].tolist() == [[3, 3], [1, 1], [2, 2]]
+    assert inputs.any and not ImageInputs(({}, {}), {}).any
+    assert ImageInputs(({}, {}), {}).joined([0, 1]) == {}
