@@ -30,7 +30,7 @@ SIGHT = Sight(lambda requests: see(requests, FIRST["test"]), look, swapped)
 
 
 def run_vision_demo(
-    output: Path, examples: Path = EXAMPLES, seed: int = 0, steps: int | None = None, num_prompts: int = 512
+    output: Path, examples: Path = EXAMPLES, seed: int = 0, steps: int | None = None, num_prompts: int = 384
 ) -> list[Row]:
     """Train and compare; everything is written under `output`. The reference and the pairs are reused if unchanged."""
     files = run_files(examples, RUNS)

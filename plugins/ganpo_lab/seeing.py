@@ -33,7 +33,7 @@ TAUGHT = 3_000_000
 class SeeingRecipe(ReferenceRecipe):
     """Size and training of the reference that sees."""
 
-    steps: int = 900
+    steps: int = 700
     tower_size: int = 64
     tower_layers: int = 2
 
