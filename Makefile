@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test lint types layers docs faults bench clean
+.PHONY: install demo demo-vision test lint types layers docs faults bench clean
 
 install: .venv/installed
 
@@ -16,6 +16,9 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/ganpo lab demo
+
+demo-vision: install
+	$(BIN)/ganpo lab demo-vision
 
 test: install lint types layers
 	$(BIN)/python -m pytest -n 2

@@ -44,6 +44,7 @@ from ganpo_core.hookspecs import hookimpl
 from ganpo_core.types import (
     BatchStatistic,
     GeneratorForm,
+    ImageFeatures,
     Latents,
     Layer,
     Module,
@@ -71,6 +72,7 @@ __all__ = [
     "Fraction",
     "GanpoError",
     "GeneratorForm",
+    "ImageFeatures",
     "Judge",
     "LatentExtractor",
     "Latents",

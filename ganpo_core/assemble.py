@@ -38,8 +38,16 @@ from ganpo_core.demands import (
 )
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import PassPlan, plan_passes, response_pass
+from ganpo_core.image_latents import prepare_image_latents
 from ganpo_core.latents import read_latents, read_sources
-from ganpo_core.models import Models, checkpoint_activations, context_length, load_models, load_tokenizer
+from ganpo_core.models import (
+    Models,
+    checkpoint_activations,
+    context_length,
+    load_models,
+    load_processor,
+    load_tokenizer,
+)
 from ganpo_core.parallel import parallelize
 from ganpo_core.randomness import seed_all
 from ganpo_core.schedules import make_scheduler
@@ -146,7 +154,8 @@ class Run:
         for asked, answered in zip(prompts, responses, strict=True):
             prompt, pair = pairs[asked].prompt, pairs[answered]
             room = pairs.longest - len(prompt)
-            mixed.append(dataclasses.replace(pair, prompt=prompt, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
+            pair = dataclasses.replace(pair, prompt=prompt, images=pairs[asked].images)
+            mixed.append(dataclasses.replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
         return self.collated(mixed)
 
     def collated(self, pairs: Sequence[TokenPair]) -> PairBatch:
@@ -187,15 +196,17 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
     check_declarations(config.objective)
     check_reference_cache(config)
     # Read data before weights: mistakes in rows are cheaper to find.
-    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+    trusted = config.trust_remote_code
+    processor = load_processor(config.model, trusted)
+    tokenizer = load_tokenizer(config.model, trusted) if processor is None else processor.tokenizer
     data, data_notes = within_context(config)
     evaluation: PairDataset | None = None
     reports: list[DataReport] = []
     if pairs is None:
-        pairs, report = load_pairs(data, tokenizer)
+        pairs, report = load_pairs(data, tokenizer, processor)
         reports.append(report)
     if reports and (config.data.eval_path is not None or config.data.eval_split is not None):
-        evaluation, evaluation_report = load_pairs(data, tokenizer, evaluation=True)
+        evaluation, evaluation_report = load_pairs(data, tokenizer, processor, evaluation=True)
         reports.append(evaluation_report)
     order = PairOrder.of(pairs, config.seed)
     max_steps = count_steps(training, order.pairs_per_epoch, accelerator.num_processes)
@@ -214,7 +225,7 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
 
     seed_all(config.seed)
     needs_reference = config.objective.needs_reference or bool(config.adversaries)
-    models = load_models(config.model, tokenizer, accelerator.device, needs_reference, config.trust_remote_code)
+    models = load_models(config.model, tokenizer, accelerator.device, needs_reference, processor, trusted)
     if training.gradient_checkpointing:
         checkpoint_activations(models.policy)
 
@@ -237,6 +248,7 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
         parts = joined.chunk(accelerator.num_processes)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
+    prepare_image_latents(config, models, pairs)
     regularizers, notes = build_regularizers(
         config,
         lambda plan, count: _reference_latents(plan, models, pairs, count),
@@ -248,7 +260,7 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
     )
     check_training(config, models)
     plan, plan_notes = plan_passes(
-        models, training.packing, config.model.attention, pairs[:3], tokenizer.pad_token_id, packing_obstacles(config)
+        models, training.packing, config.model.attention, probes(pairs), tokenizer.pad_token_id, packing_obstacles(config)
     )
     parallelize(models, accelerator, training.parallelism)
     optimizer = _optimizer(training, list(models.trainable().values()), models.device)
@@ -296,10 +308,17 @@ def within_context(config: RunConfig) -> tuple[DataConfig, list[str]]:
     return dataclasses.replace(config.data, max_length=context), [note]
 
 
+def probes(pairs: PairDataset, count: int = 3) -> list[TokenPair]:
+    """A few pairs to try models on; of those with images, where there are some, all but one."""
+    seen = pairs.with_images[: count - 1]
+    return [pairs[index] for index in [*seen, *(i for i in range(count) if i not in seen)][: min(count, len(pairs))]]
+
+
 def _reference_latents(plan: AdversaryPlan, models: Models, pairs: PairDataset, count: int) -> Iterator[Latents]:
     """An extractor's latents of the reference on the first pairs, one pair at a time."""
     sources = read_sources(plan.latents, models.policy)
-    for index in range(min(count, len(pairs))):
+    of_images = set(sources) & set(models.image_widths)
+    for index in (pairs.with_images if of_images else range(len(pairs)))[:count]:
         batch = collate([pairs[index]], models.tokenizer.pad_token_id).to(models.device)
         with torch.random.fork_rng(devices=[]), models.as_reference() as reference:
             found = response_pass(reference, reference, batch, sources, logps=False)

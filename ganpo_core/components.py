@@ -138,6 +138,10 @@ class Objective(Component):
 class LatentExtractor(Component):
     """Which hidden states of the policy and the reference are compared."""
 
+    shared_by_sides: ClassVar[bool] = False
+    """True where chosen and rejected have the same latents, as with those of the images in their prompt: a cross term
+    between the two sides is then off."""
+
     def sources(self, model: nn.Module) -> tuple[Source, ...]:
         """Where to read: only these are captured, and kept, during a forward pass."""
         raise NotImplementedError

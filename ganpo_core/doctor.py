@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -80,12 +81,28 @@ class Patient:
         mask = [0] * left + [1] * len(tokens) + [0] * right
         positions = [0] * left + list(range(len(tokens) + right))
         logits_SV = self.model(
-            input_ids=self._row(row), attention_mask=self._row(mask), position_ids=self._row(positions), use_cache=False
+            input_ids=self._row(row),
+            attention_mask=self._row(mask),
+            position_ids=self._row(positions),
+            use_cache=False,
+            **self._token_types(row, left + len(self.pair.prompt)),
         ).logits[0]
         start, end = left + len(self.pair.prompt), left + len(tokens)
         wanted = torch.tensor(row[start:end], device=logits_SV.device)
         logps_T: Tensor = logits_SV[start - 1 : end - 1].float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
         return logps_T
+
+    def _token_types(self, row: list[int], start: int) -> dict[str, Tensor]:
+        """What a model that sees is told of the tokens of a row whose response begins at `start`."""
+        images = self.pair.images
+        if images is None:
+            return {}
+        kinds = {
+            "image": [int(token == images.image_token_id) for token in row],
+            "response": [int(place >= start) for place in range(len(row))],
+        }
+        taken = signature(base_model(self.model).forward).parameters
+        return {name: self._row(kinds[kind]) for name, kind in images.token_types.items() if name in taken}
 
     def _row(self, values: list[int]) -> Tensor:
         return torch.tensor([values], device=self.run.models.device)

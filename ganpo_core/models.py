@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ganpo_core import vision
 from ganpo_core.config import ModelConfig
 from ganpo_core.errors import ConfigError, TrainingError
 from ganpo_core.trust import check_settings, check_weights, loading_reason
+from ganpo_core.types import Source
+from ganpo_core.vision import sees
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -33,6 +36,12 @@ class Models:
     device: torch.device
     callable_policy: nn.Module | None = None
     """The policy behind DistributedDataParallel, where there are several processes."""
+    averages_gradients: bool = False
+    """Whether the mean of gradients over processes is taken after a step's last backward, rather than within it."""
+    processor: Any = None
+    """Of a model that sees; None for one that reads text alone."""
+    image_widths: dict[Source, int] = field(default_factory=dict)
+    """Of the states of images that latents are read from: batches without images have none to tell."""
 
     @property
     def latent_dim(self) -> int:
@@ -67,6 +76,16 @@ class Models:
         return {name: weight for name, weight in self.policy.named_parameters() if weight.requires_grad}
 
 
+def load_processor(config: ModelConfig, trust_remote_code: bool = False) -> Any | None:
+    """The processor of a model that sees, None for one that reads text alone."""
+    found = load_config(config, trust_remote_code)
+    if not sees(found):
+        return None
+    processor = vision.load_processor(config.path, config.revision, found, trust_remote_code)
+    _choose_padding(processor.tokenizer, config.path)
+    return processor
+
+
 def load_tokenizer(config: ModelConfig, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer, padding with its end-of-sequence token if it has no padding token."""
     from transformers import AutoTokenizer
@@ -77,10 +96,7 @@ def load_tokenizer(config: ModelConfig, trust_remote_code: bool = False) -> Any:
         )
     except Exception as error:  # of any kind: the tokenizer's files may hold anything
         raise ConfigError(f"model.path: no tokenizer in '{config.path}': {loading_reason(error)}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
-        raise ConfigError(f"model.path: the tokenizer of '{config.path}' has neither a padding nor an end token")
+    _choose_padding(tokenizer, config.path)
     return tokenizer
 
 
@@ -105,13 +121,20 @@ def context_length(config: ModelConfig, trust_remote_code: bool = False) -> int 
 
 
 def load_models(
-    config: ModelConfig, tokenizer: Any, device: torch.device, needs_reference: bool, trust_remote_code: bool = False
+    config: ModelConfig,
+    tokenizer: Any,
+    device: torch.device,
+    needs_reference: bool,
+    processor: Any = None,
+    trust_remote_code: bool = False,
 ) -> Models:
     """Policy and reference on `device`. Raises ConfigError for what cannot be loaded as the file asks."""
     if config.quantization and (config.lora is None or device.type != "cuda"):
         raise ConfigError("model.quantization: a 4-bit base cannot be trained itself; add `lora:` and use a CUDA device")
     policy = _load(config, "model.path", trust_remote_code)
     _check_vocabulary(policy, tokenizer)
+    if processor is not None:
+        _check_image_token(policy, processor)
     reference: nn.Module | None = None
     if config.lora is not None:
         if config.reference is not None:
@@ -123,6 +146,8 @@ def load_models(
     policy.train()
     if config.disable_dropout:
         disable_dropout(policy)
+    if config.freeze:
+        _freeze_parts(policy, config, processor)
     if config.freeze_output:
         policy.get_output_embeddings().requires_grad_(False)
     if not any(weight.requires_grad for weight in policy.parameters()):
@@ -131,18 +156,16 @@ def load_models(
         policy.to(device)
     if reference is not None:
         reference.to(device)
-    return Models(tokenizer, policy, reference, DTYPES[config.dtype], device)
+    return Models(tokenizer, policy, reference, DTYPES[config.dtype], device, processor=processor)
 
 
 def load_skeleton(config: ModelConfig, trust_remote_code: bool = False) -> Any:
     """The policy as `load_models` makes it, from its configuration alone: on the meta device, shapes without values."""
-    from transformers import AutoModelForCausalLM
-
     options: dict[str, Any] = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     found = load_config(config, trust_remote_code)
     try:
         with torch.device("meta"):
-            policy = AutoModelForCausalLM.from_config(
+            policy = _model_class(found).from_config(
                 found, dtype=_weight_dtype(config), trust_remote_code=trust_remote_code, **options
             )
     except Exception as error:
@@ -159,6 +182,11 @@ def text_config(model: nn.Module) -> Any:
     """The language model's own configuration, also inside a model of several modalities."""
     config: Any = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def is_composite(model: nn.Module) -> bool:
+    """Whether the language model is one of several parts, as in models that see."""
+    return text_config(model) is not base_model(model).config
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -197,17 +225,16 @@ def save_policy(models: Models, folder: Path, weights: dict[str, torch.Tensor] |
     """
     options = {} if weights is None else {"state_dict": weights}
     models.policy.save_pretrained(folder, **options)  # type: ignore[operator]
-    models.tokenizer.save_pretrained(folder)
+    (models.processor or models.tokenizer).save_pretrained(folder)
 
 
 def _load(config: ModelConfig, key: str, trust_remote_code: bool) -> Any:
     """The model that `model.path` or `model.reference` names, all of its weights read from its files."""
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     path = config.path if key == "model.path" else str(config.reference)
     check_weights(key, path)
-    load_config(config, trust_remote_code, key)
+    settings = load_config(config, trust_remote_code, key)
     logging.disable_progress_bar()  # the run has one of its own
     options: dict[str, Any] = {
         "revision": config.revision, "use_safetensors": True, "trust_remote_code": trust_remote_code
@@ -222,7 +249,7 @@ def _load(config: ModelConfig, key: str, trust_remote_code: bool) -> Any:
         )
     options["dtype"] = _weight_dtype(config)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **options)
+        model, found = _model_class(settings).from_pretrained(path, output_loading_info=True, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of any kind: a damaged file shows in many ways
@@ -256,18 +283,76 @@ def _with_adapters(policy: Any, config: ModelConfig) -> Any:
         raise ConfigError("model.lora: needs peft; install it with `pip install 'ganpo[peft]'`") from error
     if config.quantization:
         policy = peft.prepare_model_for_kbit_training(policy, use_gradient_checkpointing=False)
-    target = config.lora.target_modules
+    target = config.lora.target_modules if isinstance(config.lora.target_modules, str) else list(config.lora.target_modules)
     settings = peft.LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
-        target_modules=target if isinstance(target, str) else list(target),
+        target_modules=_in_language_model(policy, target) if is_composite(policy) and not config.lora.vision else target,
         task_type="CAUSAL_LM",
     )
     try:
         return peft.get_peft_model(policy, settings)
     except ValueError as error:
         raise ConfigError(f"model.lora: {_first_line(error)}") from error
+
+
+def _check_image_token(policy: Any, processor: Any) -> None:
+    theirs, ours = getattr(policy.config, "image_token_id", None), vision.image_token_id(processor)
+    if theirs is not None and theirs != ours:
+        raise TrainingError(
+            f"the model puts images at token {theirs} and its processor at token {ours}; use the processor that the model "
+            "was trained with"
+        )
+
+
+def _in_language_model(policy: Any, target: str | list[str]) -> str | list[str]:
+    """The modules of the language model that `target` means; an expression of the user's own is left as it is."""
+    if isinstance(target, str) and target != "all-linear":
+        return target
+    inside = {id(module) for module in policy.get_decoder().modules()}
+    return [
+        name
+        for name, module in policy.named_modules()
+        if id(module) in inside and isinstance(module, nn.Linear) and (isinstance(target, str) or _ends(name, target))
+    ]
+
+
+def _ends(name: str, suffixes: list[str]) -> bool:
+    return any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)
+
+
+def _freeze_parts(policy: Any, config: ModelConfig, processor: Any) -> None:
+    if processor is None or config.lora is not None:
+        reason = "with `lora` only adapters are trained" if config.lora else "the model reads text alone"
+        raise ConfigError(f"model.freeze: {reason}; remove it")
+    parts = vision.part_names(policy, vision.blank_pixels(processor))
+    weights = dict(policy.named_parameters())
+    for part in config.freeze:
+        for name in parts[part]:
+            weights[name].requires_grad_(False)
+
+
+def _model_class(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
+
+
+def _read_config(config: ModelConfig) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(config.path, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path: no configuration in '{config.path}': {_first_line(error)}") from error
+
+
+def _choose_padding(tokenizer: Any, path: str) -> None:
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"model.path: the tokenizer of '{path}' has neither a padding nor an end token")
 
 
 def _check_vocabulary(policy: Any, tokenizer: Any) -> None:

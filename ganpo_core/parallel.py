@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ganpo_core.errors import CheckpointError, ConfigError, GanpoError
-from ganpo_core.models import Models, base_model, text_config
+from ganpo_core.models import Models, base_model, is_composite, text_config
+from ganpo_core.vision import seeing_weights
 from ganpo_core.watchdog import DEFAULT
 
 OTHER_ENGINES = {
@@ -65,10 +66,18 @@ def parallelize(models: Models, accelerator: Accelerator, parallelism: str) -> N
     if accelerator.num_processes == 1 and parallelism == "ddp":
         return
     if parallelism == "ddp":
-        models.callable_policy = accelerator.prepare_model(models.policy)
+        if is_composite(models.policy):
+            models.averages_gradients = True
+        else:
+            models.callable_policy = accelerator.prepare_model(models.policy)
         return
     if not dist.is_initialized():
         raise ConfigError("training.parallelism: fsdp2 needs processes to shard over; launch it with torchrun or accelerate")
+    if is_composite(models.policy) and seeing_weights(base_model(models.policy)) & {*map(id, models.trainable().values())}:
+        raise ConfigError(
+            "training.parallelism: fsdp2 shards gradients that every process has, and processes whose pairs hold no image "
+            "have none of what sees; keep it as it is (model.freeze: [vision_tower, projector]) or use ddp"
+        )
     shard(models.policy, models)
     if models.reference is not None:
         shard(models.reference, models)
@@ -81,7 +90,8 @@ def shard(model: nn.Module, models: Models) -> None:
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if reduced else None
     options = {"mesh": mesh} if policy is None else {"mesh": mesh, "mp_policy": policy}
     num_layers = int(text_config(model).num_hidden_layers)
-    for module in base_model(model).modules():
+    base: Any = base_model(model)
+    for module in (base.get_decoder() if is_composite(model) else base).modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             for layer in module:
                 fully_shard(layer, **options)
@@ -101,6 +111,26 @@ def synchronize_gradients(models: Models, last: bool) -> Iterator[None]:
             yield
     else:
         yield
+        if models.averages_gradients and last:
+            _average_gradients(list(models.trainable().values()))
+
+
+@torch.no_grad()
+def _average_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """The mean over processes, where DistributedDataParallel cannot: it leaves gradients of its own in weights that took no
+    part in a step's last micro-batch, as what sees does where no pair of it holds an image. Nobody's gradient stays None.
+    """
+    held = torch.tensor([float(weight.grad is not None) for weight in weights], device=weights[0].device)
+    dist.all_reduce(held)
+    shared = [weight for weight, count in zip(weights, held.tolist(), strict=True) if count]
+    for weight in shared:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    waiting = [dist.all_reduce(weight.grad, async_op=True) for weight in shared]
+    for weight, handle in zip(shared, waiting, strict=True):
+        handle.wait()
+        assert weight.grad is not None
+        weight.grad /= dist.get_world_size()
 
 
 @torch.no_grad()

@@ -70,9 +70,10 @@ def policy_pass(run: Run, batch: PairBatch, logps: bool = True, against: Tensor 
         reference_logits=against,
         router_loss=logps and routes,
     )
+    widths = run.models.image_widths
     with run.watchdog.phase("policy pass"):
         return response_pass(
-            run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head
+            run.models.run_policy, run.models.policy, batch, _sources(run), logps, wanted, run.plan.head, widths
         )
 
 
@@ -85,7 +86,8 @@ def reference_pass(run: Run, batch: PairBatch, logps: bool = True) -> Pass:
         return known_pass(batch, batch.reference)
     with run.watchdog.phase("reference pass"), run.models.as_reference() as reference:
         wanted = Wanted("reference", run.config.objective.token_statistics)
-        return response_pass(reference, reference, batch, _sources(run), logps, wanted, run.plan.head)
+        widths = run.models.image_widths
+        return response_pass(reference, reference, batch, _sources(run), logps, wanted, run.plan.head, widths)
 
 
 def mismatched_passes(run: Run, step: int) -> Iterator[Scored]:

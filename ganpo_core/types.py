@@ -125,12 +125,26 @@ class Layer:
 
 @dataclass(frozen=True)
 class Module:
-    """The output of the submodule at a dotted path in the model; its first tensor if it returns several."""
+    """The output of the submodule at a dotted path in the model; its first tensor if it returns several.
+
+    States of images, where they are not one for each position of a row, are placed as ImageFeatures are.
+    """
 
     path: str
 
 
-Source = Layer | Module
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What becomes of a row's images before the language model, at the positions of their tokens; 0 elsewhere.
+
+    `tower`: the last states of the vision tower, in its own order, averaged over as many as each token stands for;
+    `projector`: what the language model is given in place of the tokens.
+    """
+
+    part: Literal["tower", "projector"]
+
+
+Source = Layer | Module | ImageFeatures
 
 
 @dataclass(frozen=True)

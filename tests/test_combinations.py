@@ -44,7 +44,17 @@ def train(run_file: dict[str, Any], steps: int = 2) -> list[dict[str, float]]:
     return lines
 
 
-@pytest.mark.parametrize("extractor", names("latent_extractor"))
+OF_IMAGES = ("image_positions", "vision_tower", "projector", "cross_modal")
+"""Extractors that a model of text has nothing for."""
+
+
+@pytest.mark.parametrize("extractor", OF_IMAGES)
+def test_latents_of_images_are_refused_for_a_model_of_text(extractor: str, tiny_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match="adversary 'latent': its latents are of images, and the model reads text alone"):
+        train(tiny_run(latents={"use": extractor}, divergence={"use": "mse"}))
+
+
+@pytest.mark.parametrize("extractor", sorted({*names("latent_extractor")} - {*OF_IMAGES}))
 @pytest.mark.parametrize("divergence", names("divergence"))
 def test_every_divergence_with_every_extractor(divergence: str, extractor: str, tiny_run: MakeRun) -> None:
     lines = train(

@@ -19,6 +19,7 @@ from ganpo_core.plugins import load_plugins
 
 ROOT = Path(__file__).parents[1]
 PLUGIN_GUIDE = ROOT / "docs" / "plugins.md"
+VISION_GUIDE = ROOT / "docs" / "vision.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "plugins" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_OURS = {"build", "dist", "runs", "__pycache__"}
 SECTIONS = {"plugins", "seed", "model", "data", "objective", "latents", "discriminator", "divergence", "adversary"}
@@ -50,9 +51,9 @@ def examples(language: str, wanted: bool | None = None) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def plugin_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every plugin file that the plugin guide shows."""
+    """A folder with every plugin file that the guides show."""
     folder = tmp_path_factory.mktemp("plugin_files")
-    for _, block in blocks(PLUGIN_GUIDE, "python"):
+    for _, block in (*blocks(PLUGIN_GUIDE, "python"), *blocks(VISION_GUIDE, "python")):
         if name := named(block):
             (folder / name).write_text(block, encoding="utf-8")
     return folder

@@ -28,14 +28,15 @@ def inspect(
     from ganpo_core.assemble import within_context
     from ganpo_core.config import load_run
     from ganpo_core.data import DataReport, load_pairs, render_pairs
-    from ganpo_core.models import load_tokenizer
+    from ganpo_core.models import load_processor, load_tokenizer
 
     config = load_run(run, overrides or ())
-    tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+    processor = load_processor(config.model, config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code) if processor is None else processor.tokenizer
     data_config, notes = within_context(config)
     report = DataReport()
     try:
-        pairs, _ = load_pairs(data_config, tokenizer, evaluation=evaluation, report=report)
+        pairs, _ = load_pairs(data_config, tokenizer, processor, evaluation=evaluation, report=report)
         Console(soft_wrap=True).print(render_pairs(pairs, tokenizer, rows))
     finally:  # what became of the rows is told also where they are refused
         for line in (*notes, *report.lines()):

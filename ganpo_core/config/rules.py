@@ -27,6 +27,12 @@ def plan_problems(plan: AdversaryPlan, uses: Mapping[str, str | None]) -> Iterat
             "latents",
             f"latents '{uses['latents']}' learn a transform together with critics that `frozen: true` keeps from learning",
         )
+    if plan.cross_weight > 0 and plan.latents.shared_by_sides:
+        yield (
+            "adversary.cross_weight",
+            f"latents '{uses['latents']}' are the same for chosen and rejected, which share their images: the cross term "
+            "would set a thing above itself; set cross_weight: 0, or leave it out",
+        )
     if plan.cross_weight > 0 and not divergence.allows_cross:
         yield (
             "adversary.cross_weight",
@@ -71,5 +77,7 @@ def plan_notes(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[str]:
             f"{where}: the divergence compares the rows of a micro-batch with each other, so "
             "gradient_accumulation_steps changes it; prefer larger micro-batches, or distances of single tokens"
         )
+    if plan.divergence.cross_weight > 0 and plan.latents.shared_by_sides:
+        yield f"{where}: chosen and rejected share these latents, so the cross term is off (cross_weight 0)"
     if not plan.divergence.needs_critic and plan.discriminator is not None:
         yield f"{where}: a direct distance uses no discriminator; that section is ignored"

@@ -31,9 +31,11 @@ class AdversaryPlan:
 
     @property
     def cross_weight(self) -> float:
-        """Of the cross-anchor term: the file's, or the divergence's default."""
+        """Of the cross-anchor term: the file's, or the divergence's default; 0 where both sides have the same latents."""
         given = self.config.cross_weight
-        return self.divergence.cross_weight if given is None else given
+        if given is None:
+            return 0.0 if self.latents.shared_by_sides else self.divergence.cross_weight
+        return given
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class LoraConfig(Section):
     """On the adapters' input."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Names or suffixes of the modules that get adapters."""
+    vision: bool = False
+    """In a model that sees, give adapters to what sees as well, not to the language model alone."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class ModelConfig(Section):
     """Train adapters instead of all weights."""
     quantization: Literal["4bit"] | None = None
     """Load the base in 4 bits through bitsandbytes; needs `lora` and a CUDA device."""
+    freeze: tuple[Literal["vision_tower", "projector", "language_model"], ...] = ()
+    """Parts of a model that sees to keep at the reference's values."""
     freeze_output: bool = False
     """Keep the output matrix (and tied embeddings) at the reference's values."""
     disable_dropout: bool = True
@@ -110,7 +114,11 @@ class DataConfig(Section):
     max_length: Annotated[int, Gt(1)] = 2048
     """Tokens of prompt and response together."""
     on_overlong: Literal["drop", "truncate_prompt_left", "truncate_response_right", "error"] = "truncate_response_right"
-    """What happens to a pair with a longer side; whatever is dropped or cut is counted and printed."""
+    """What happens to a pair with a longer side; whatever is dropped or cut is counted and printed. A prompt that holds an
+    image is never cut: its pair is dropped."""
+    on_bad_image: Literal["drop", "error"] = "drop"
+    """What happens to a row of which an image is missing, broken or not on this machine: counted among the flawed rows, of
+    which there may be 1 %, or the end of the run."""
 
     def __post_init__(self) -> None:
         if (self.path is None) == (not self.sources):

@@ -11,7 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ganpo_core.data.dataset import TokenPair
-from ganpo_core.data.layout import Layout, Packing, lay_out
+from ganpo_core.data.flaws import RowError
+from ganpo_core.data.images import PromptImages
+from ganpo_core.data.join import ImageInputs
+from ganpo_core.data.layout import Layout, Packing, image_order, lay_out
+from ganpo_core.errors import DataError
 from ganpo_core.types import TokenMap
 
 if TYPE_CHECKING:
@@ -41,6 +45,21 @@ class PairBatch:
     """[B], the probability that the chosen response is the better one, where the data say."""
     reference: Tensor | None = None
     """[2B, T], the reference's log-probabilities of response tokens, left-aligned, where they are known already."""
+    images: ImageInputs | None = None
+    """What the model is given of each prompt's images; None where it reads text alone."""
+
+    @cached_property
+    def image_arguments(self) -> dict[str, Tensor]:
+        """What the model is given beside the tokens of `layout`: images in the order of their tokens, and token types."""
+        if self.images is None:
+            return {}
+        found = self.images.joined(image_order(self.packing, self.lengths))
+        kinds = {"image": self.tokens.image, "response": self.tokens.response}
+        for name, kind in self.images.token_types.items():
+            mask = kinds[kind]
+            assert mask is not None
+            found[name] = self.layout.given(mask.long())
+        return found
 
     @cached_property
     def layout(self) -> Layout:
@@ -61,6 +80,7 @@ class PairBatch:
             tokens=self.tokens.each(lambda mask: mask.to(device)),
             desirable=None if self.desirable is None else self.desirable.to(device),
             preference=None if self.preference is None else self.preference.to(device),
+            images=None if self.images is None else self.images.to(device),
         )
 
 
@@ -78,17 +98,23 @@ def collate(pairs: Sequence[TokenPair], pad_token_id: int, packing: Packing = "p
     position_S = torch.arange(width)
     valid_NS = position_S < num_valid_N
     prompt_NS = position_S < num_prompt_N
+    found = [pair.images for pair in pairs if pair.images is not None]
     return PairBatch(
         input_ids=input_ids_NS,
         position_ids=position_S.expand_as(input_ids_NS),
         tokens=TokenMap(
-            valid=valid_NS, prompt=prompt_NS, response=valid_NS & ~prompt_NS, shared=_shared(input_ids_NS, valid_NS)
+            valid=valid_NS,
+            prompt=prompt_NS,
+            response=valid_NS & ~prompt_NS,
+            image=input_ids_NS == found[0].image_token_id if found else None,
+            shared=_shared(input_ids_NS, valid_NS),
         ),
         pair_ids=tuple((pair.source, pair.row) for pair in pairs),
         lengths=tuple((len(pair.prompt), len(pair.chosen), len(pair.rejected)) for pair in pairs),
         packing=packing,
         desirable=torch.tensor([bool(pair.chosen) for pair in pairs]) if pairs[0].is_single else None,
         preference=_preferences(pairs),
+        images=_load_images(found, pairs),
     )
 
 
@@ -104,6 +130,16 @@ def _shared(input_ids_NS: Tensor, valid_NS: Tensor) -> Tensor:
     (chosen_BS, rejected_BS), (real_BS, also_BS) = (rows.chunk(2) for rows in (input_ids_NS, valid_NS))
     same_BS = (chosen_BS == rejected_BS) & real_BS & also_BS
     return same_BS.int().cumprod(1).bool().repeat(2, 1)
+
+
+def _load_images(found: Sequence[PromptImages], pairs: Sequence[TokenPair]) -> ImageInputs | None:
+    if not found:
+        return None
+    try:
+        return ImageInputs(tuple(images.inputs() for images in found), found[0].token_types)
+    except RowError as error:
+        rows = ", ".join(f"{pair.source} row {pair.row}" for pair in pairs)
+        raise DataError(f"{error.flaw}: {error.detail} (one of {rows}). It was whole when the run began") from error
 
 
 def _preferences(pairs: Sequence[TokenPair]) -> Tensor | None:

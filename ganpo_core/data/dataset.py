@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ganpo_core.data.images import PromptImages
+
 
 @dataclass(frozen=True)
 class TokenPair:
@@ -31,6 +33,8 @@ class TokenPair:
     """1 for the first row of the source."""
     preference: float | None = None
     """The probability that the chosen response is the better one, where the data say."""
+    images: PromptImages | None = None
+    """The prompt's, perhaps none; None where the model reads text alone."""
 
     @property
     def is_single(self) -> bool:
@@ -50,6 +54,7 @@ class PairDataset(Sequence[TokenPair]):
         """`pairs` come source after source; `weights` are by source name, 1 for those not named."""
         tokens, lengths, rows = array("i"), array("i"), array("q")
         preferences = array("d")
+        images: list[PromptImages | None] = []
         counts: dict[str, int] = {}
         for pair in pairs:
             if pair.source in counts and pair.source != next(reversed(counts)):
@@ -57,6 +62,7 @@ class PairDataset(Sequence[TokenPair]):
             counts[pair.source] = counts.get(pair.source, 0) + 1
             rows.append(pair.row)
             preferences.append(math.nan if pair.preference is None else pair.preference)
+            images.append(pair.images)
             for side in (pair.prompt, pair.chosen, pair.rejected):
                 tokens.extend(side)
                 lengths.append(len(side))
@@ -66,6 +72,7 @@ class PairDataset(Sequence[TokenPair]):
         """The number of pairs of each source."""
         self.weights = tuple((weights or {}).get(name, 1.0) for name in counts)
         """How often an epoch repeats each source."""
+        self._images = images if any(images) else None
         self._tokens = np.array(tokens, dtype=np.int32)
         self._rows = np.array(rows, dtype=np.int64)
         self._lengths = np.array(lengths, dtype=np.int32).reshape(-1, 3)
@@ -94,6 +101,11 @@ class PairDataset(Sequence[TokenPair]):
         return not bool(np.isnan(self._preferences).any())
 
     @property
+    def with_images(self) -> list[int]:
+        """The pairs whose prompt holds an image, by index."""
+        return [index for index, images in enumerate(self._images or ()) if images is not None and images.count]
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row, prompt included."""
         return int((self._lengths[:, 0] + self._lengths[:, 1:].max(axis=1)).max())
@@ -117,7 +129,8 @@ class PairDataset(Sequence[TokenPair]):
         tokens = tuple(self._tokens[self._starts[index] : self._starts[index + 1]].tolist())
         sides = tokens[:prompt], tokens[prompt : prompt + chosen], tokens[prompt + chosen :]
         known = None if np.isnan(self._preferences[index]) else float(self._preferences[index])
-        return TokenPair(*sides, self.sources[self._source_of[index]], int(self._rows[index]), known)
+        images = None if self._images is None else self._images[index]
+        return TokenPair(*sides, self.sources[self._source_of[index]], int(self._rows[index]), known, images)
 
     def __iter__(self) -> Iterator[TokenPair]:
         return (self[i] for i in range(len(self)))
@@ -137,10 +150,12 @@ class PairDataset(Sequence[TokenPair]):
         return sums.view(np.int64)
 
     def fingerprint(self) -> str:
-        """sha256 over all token ids and lengths: equal where two datasets hold the same tokens in the same order."""
+        """sha256 over all token ids, lengths and images: equal where two datasets hold the same tokens in the same order."""
         digest = hashlib.sha256()
         for values in (self._lengths, self._tokens):
             digest.update(np.ascontiguousarray(values, dtype="<i4").tobytes())
         if not np.isnan(self._preferences).all():
             digest.update(np.ascontiguousarray(self._preferences, dtype="<f8").tobytes())
+        for images in self._images or ():
+            digest.update(b"" if images is None else images.digest)
         return digest.hexdigest()

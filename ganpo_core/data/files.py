@@ -14,12 +14,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from ganpo_core.data.formats import Row
 from ganpo_core.errors import DataError
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+Decodes = TypeVar("Decodes", bound=Any)
 
 
 def read_file(path: Path) -> Iterator[Row]:
@@ -139,12 +140,24 @@ def _read_arrow(builder: str) -> Callable[[Path], Iterator[Row]]:
 
         try:
             # Streamed: nothing is copied into a cache folder.
-            yield from datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True)
+            yield from undecoded(datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True))
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"{path}: not a readable {builder} file ({reason}). Write it again.") from error
 
     return read
+
+
+def undecoded(table: Decodes) -> Decodes:
+    """A dataset whose images stay bytes or paths: a broken one is then a row's flaw, not its file's."""
+    from datasets import Image, List
+
+    for name, feature in (table.features or {}).items():
+        if isinstance(feature, Image):
+            table = table.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            table = table.cast_column(name, List(Image(decode=False)))
+    return table
 
 
 FILE_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {

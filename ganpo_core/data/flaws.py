@@ -25,6 +25,16 @@ class Flaw(StrEnum):
     BAD_TOOLS = "bad_tools"
     BAD_TEMPLATE_OPTIONS = "bad_template_options"
     REFUSED_BY_TEMPLATE = "refused_by_template"
+    REFUSED_BY_PROCESSOR = "refused_by_processor"
+    IMAGE_COUNT = "image_count"
+    IMAGE_IN_RESPONSE = "image_in_response"
+    MISSING_IMAGE = "missing_image"
+    BROKEN_IMAGE = "broken_image"
+    REMOTE_IMAGE = "remote_image"
+
+
+BAD_IMAGE = frozenset({Flaw.MISSING_IMAGE, Flaw.BROKEN_IMAGE, Flaw.REMOTE_IMAGE})
+"""The flaws of an image itself, for which `data.on_bad_image` says what happens."""
 
 
 class RowError(Exception):

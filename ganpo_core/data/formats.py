@@ -33,6 +33,8 @@ class TextPair:
     """For unpaired data: whether the response, which then stands on both sides, is desirable."""
     preference: float | None = None
     """The probability that the chosen response is the better one."""
+    images: tuple[object, ...] = ()
+    """Of the prompt, in order: as the row has them, or stored."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,23 @@ class ChatPair:
     """As in TextPair."""
     preference: float | None = None
     """As in TextPair."""
+    images: tuple[object, ...] = ()
+    """As in TextPair; each stands for one part of type `image` in the prompt's messages."""
 
 
-def parse_row(row: Row) -> TextPair | ChatPair:
-    """The pair (or the single response) that a row holds. Raises RowError; unknown columns are ignored."""
+def parse_row(row: Row, with_images: bool = False) -> TextPair | ChatPair:
+    """The pair (or the single response) that a row holds. Raises RowError; unknown columns are ignored.
+
+    `with_images` keeps images in messages, which are a flaw otherwise; columns of images are read by `place_images`.
+    """
     if "completion" in row and "chosen" not in row:
-        return _single_response(row)
-    return replace(_pair(row), preference=_read_preference(row.get("preference")))
+        return _single_response(row, with_images)
+    return replace(_pair(row, with_images), preference=_read_preference(row.get("preference")))
 
 
-def _pair(row: Row) -> TextPair | ChatPair:
-    chosen, rejected = read_side(row.get("chosen"), "chosen"), read_side(row.get("rejected"), "rejected")
-    prompt = read_side(row["prompt"], "prompt") if "prompt" in row else None
+def _pair(row: Row, with_images: bool) -> TextPair | ChatPair:
+    chosen, rejected = (read_side(row.get(column), column, with_images) for column in ("chosen", "rejected"))
+    prompt = read_side(row["prompt"], "prompt", with_images) if "prompt" in row else None
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
         return _text_pair(prompt, chosen, rejected)
     return _chat_pair(row, prompt, _as_messages(chosen), _as_messages(rejected))
@@ -75,10 +82,10 @@ def shared_length(chosen: Sequence[object], rejected: Sequence[object]) -> int:
     return length - 1 if length and chosen[length - 1] == " " else length
 
 
-def _single_response(row: Row) -> TextPair | ChatPair:
+def _single_response(row: Row, with_images: bool) -> TextPair | ChatPair:
     """TRL's unpaired format: a prompt, a completion and a label."""
     label = _read_label(row.get("label"))
-    prompt, completion = read_side(row.get("prompt"), "prompt"), read_side(row.get("completion"), "completion")
+    prompt, completion = (read_side(row.get(column), column, with_images) for column in ("prompt", "completion"))
     if isinstance(prompt, str) and isinstance(completion, str):
         if not prompt.strip():
             raise RowError(Flaw.EMPTY_PROMPT, "`prompt` is empty or whitespace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -28,7 +29,7 @@ def render_pairs(dataset: PairDataset, tokenizer: PreTrainedTokenizerBase, count
 
 def _render(pair: TokenPair, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     return [
-        _part("prompt", pair.prompt, tokenizer),
+        _part("prompt", pair.prompt, tokenizer, None if pair.images is None else pair.images.image_token_id),
         _part("chosen", pair.chosen, tokenizer),
         _mask(pair, pair.chosen, tokenizer),
         _part("rejected", pair.rejected, tokenizer),
@@ -36,10 +37,15 @@ def _render(pair: TokenPair, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     ]
 
 
-def _part(name: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:
-    """`[chosen, 3 tokens] text`, special tokens included."""
+def _part(name: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, image: int | None = None) -> Text:
+    """`[chosen, 3 tokens] text`, special tokens included; the tokens of an image once, with their number."""
     text = Text(f"[{name}, {len(ids)} tokens] ", style="bold")
-    return text.append(str(tokenizer.decode(list(ids), skip_special_tokens=False)), style=f"not bold {STYLES[name]}")
+    said = ""
+    for is_image, run in groupby(ids, key=lambda token: token == image):
+        some = list(run)
+        said += str(tokenizer.decode(some[:1] if is_image else some, skip_special_tokens=False))
+        said += f" x {len(some)} " if is_image else ""
+    return text.append(said, style=f"not bold {STYLES[name]}")
 
 
 def _mask(pair: TokenPair, response: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Text:

@@ -88,6 +88,14 @@ class Layout:
         found = found.index_copy(0, places, states.flatten(0, 1).index_select(0, tokens))
         return found.view(*self.shape, *states.shape[2:])
 
+    def given(self, values: Tensor) -> Tensor:
+        """[R, L] from a value of each of the batch's tokens [N, S]; 0 on padding."""
+        if self.moves is None:
+            return values
+        places, tokens = self.moves
+        found = values.new_zeros(self.input_ids.numel())
+        return found.index_copy(0, tokens, values.flatten().index_select(0, places)).view(self.input_ids.shape)
+
     def responses(self, values: Tensor) -> Tensor:
         """[N, T] from a value of each response token [M], differentiable; 0 beside them."""
         return values.new_zeros(self.mask.numel()).index_copy(0, self.places, values).view(self.mask.shape)
@@ -179,6 +187,13 @@ def lay_out(
             _ranges((two.start, two.prompt) for _, two in copies).to(device),
         ),
     )
+
+
+def image_order(packing: Packing, lengths: Sequence[tuple[int, int, int]]) -> list[int]:
+    """The pairs, by index, whose images the model is given, in the order in which their tokens lie."""
+    if packing == "shared":
+        return list(range(len(lengths)))
+    return [pair for side in (1, 2) for pair, counts in enumerate(lengths) if counts[side]]
 
 
 def _sides(packing: Packing, lengths: Sequence[tuple[int, int, int]], width: int) -> Iterator[_Side]:

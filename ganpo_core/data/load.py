@@ -8,9 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ganpo_core.data.dataset import PairDataset, TokenPair
-from ganpo_core.data.flaws import RowError
+from ganpo_core.data.flaws import BAD_IMAGE, RowError
 from ganpo_core.data.formats import ChatPair, TextPair, parse_row
 from ganpo_core.data.overlong import fit
+from ganpo_core.data.processor import ImagePairTokenizer
 from ganpo_core.data.render import Rendered
 from ganpo_core.data.report import DataReport, SourceReport, listing
 from ganpo_core.data.sources import NamedSource, named_sources, read_rows
@@ -18,7 +19,7 @@ from ganpo_core.data.tokenize import PairTokenizer, TokenizedPair
 from ganpo_core.errors import DataError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
     from ganpo_core.config import DataConfig
 
@@ -31,19 +32,21 @@ CHUNK = 512
 def load_pairs(
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
+    processor: ProcessorMixin | None = None,
     *,
     evaluation: bool = False,
     report: DataReport | None = None,
 ) -> tuple[PairDataset, DataReport]:
     """The pairs of training, or of evaluation, source after source, and what became of every row.
 
-    A `report` that is given is filled, so that it tells of the rows also where they are refused.
+    `processor` is that of a model that sees: it makes the tokens of prompts with images. A `report` that is given is
+    filled, so that it tells of the rows also where they are refused.
     Raises DataError for a source that cannot be read, of which more than 1 % of the rows are flawed, or of which
     nothing is left; and for a chat template under which the prompt is no prefix of the conversation.
     """
     report = DataReport() if report is None else report
     sources = named_sources(config, evaluation=evaluation)
-    pair_tokenizer = PairTokenizer(tokenizer)
+    pair_tokenizer = PairTokenizer(tokenizer) if processor is None else ImagePairTokenizer(processor)
 
     def all_pairs() -> Iterator[TokenPair]:
         for source in sources:
@@ -86,7 +89,7 @@ class _SourceReader:
                     self.report.kept += 1
                     self.report.notes.update(fitted.notes)
                     sides = (fitted.prompt, fitted.chosen, fitted.rejected)
-                    yield TokenPair(*sides, self.source.name, row, parsed.preference)
+                    yield TokenPair(*sides, self.source.name, row, parsed.preference, fitted.images)
         self._judge()
 
     def _rendered(self) -> Iterator[tuple[int, Rendered, TextPair | ChatPair]]:
@@ -94,12 +97,18 @@ class _SourceReader:
             self.report.rows = row
             self._columns.update(dict.fromkeys(values))
             try:
-                parsed = parse_row(values)
+                parsed = parse_row(values, self.tokenizer.sees_images)
+                parsed = self.tokenizer.with_images(parsed, values, self.source.folder)
                 yield row, self.tokenizer.render(parsed, f"{self.source.place}, row {row}"), parsed
             except RowError as error:
                 self._count(row, error)
 
     def _count(self, row: int, error: RowError) -> None:
+        if error.flaw in BAD_IMAGE and self.config.on_bad_image == "error":
+            raise DataError(
+                f"{self.source.place}, row {row}: {error.flaw}, {error.detail}. Repair or remove the row, or set "
+                "data.on_bad_image: drop."
+            ) from error
         self.report.flawed[error.flaw] += 1
         # Tokens are checked a chunk after text, so a later row may be counted before an earlier one.
         if self._first_flaw is None or row < self._first_flaw[0]:

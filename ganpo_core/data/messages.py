@@ -12,8 +12,11 @@ Message = dict[str, object]
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function", "ipython"})
 
 
-def read_side(value: object, column: str) -> str | list[Message]:
-    """One column of a row: text, or messages; text that is a JSON list of messages becomes those messages."""
+def read_side(value: object, column: str, with_images: bool = False) -> str | list[Message]:
+    """One column of a row: text, or messages; text that is a JSON list of messages becomes those messages.
+
+    Where `with_images`, the content of messages that hold images stays a list of parts.
+    """
     if value is None:
         raise RowError(Flaw.MISSING_VALUE, f"`{column}` is missing or null")
     if isinstance(value, str):
@@ -23,12 +26,23 @@ def read_side(value: object, column: str) -> str | list[Message]:
         value = messages
     if not isinstance(value, list):
         raise RowError(Flaw.WRONG_TYPE, f"`{column}` is of type {type(value).__name__}, not text or a list of messages")
-    return [_read_message(message, column) for message in value]
+    return [_read_message(message, column, with_images) for message in value]
 
 
 def is_blank(message: Message) -> bool:
-    """True where a message says nothing: no text but whitespace, and no tool call."""
-    return not str(message["content"]).strip() and not message.get("tool_calls")
+    """True where a message says nothing: no text but whitespace, no image, and no tool call."""
+    content = message["content"]
+    return not (text_of(content).strip() or images_in(content) or message.get("tool_calls"))
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content, which is text or a list of parts."""
+    return "".join(str(part.get("text", "")) for part in content) if isinstance(content, list) else str(content)
+
+
+def images_in(content: object) -> list[Message]:
+    """The parts of a message's content that are images."""
+    return [part for part in content if part["type"] == "image"] if isinstance(content, list) else []
 
 
 def without_nulls(value: object) -> object:
@@ -51,7 +65,7 @@ def _messages_in(text: str) -> list[object] | None:
     return parsed if is_chat else None
 
 
-def _read_message(message: object, column: str) -> Message:
+def _read_message(message: object, column: str, with_images: bool) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise RowError(Flaw.WRONG_TYPE, f"`{column}` holds something other than messages with `role` and `content`")
     role = message["role"]
@@ -64,17 +78,36 @@ def _read_message(message: object, column: str) -> Message:
     if content is None and not rest.get("tool_calls"):
         raise RowError(Flaw.MISSING_VALUE, f"`{column}` has a {role} message without content")
     fields = {key: item for key, item in rest.items() if item is not None}
-    return {"role": role, "content": _read_content(content, column), **fields}
+    return {"role": role, "content": _read_content(content, column, with_images), **fields}
 
 
-def _read_content(content: object, column: str) -> str:
+def _read_content(content: object, column: str, with_images: bool) -> str | list[Message]:
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
         raise RowError(Flaw.WRONG_TYPE, f"`{column}` has message content of type {type(content).__name__}")
+    if with_images and any(_is_image(part) for part in content):
+        return [_read_part(part, column) for part in content]
     texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
     if not all(isinstance(text, str) for text in texts):
         raise RowError(Flaw.CONTENT_NOT_TEXT, f"`{column}` has message content that is not text, such as an image")
     return "".join(str(text) for text in texts)
+
+
+def _is_image(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in ("image", "image_url")
+
+
+def _read_part(part: object, column: str) -> Message:
+    """A part of a message's content: text, or an image, under `image` whatever names it."""
+    if isinstance(part, Mapping) and _is_image(part):
+        found = next((part[key] for key in ("image", "image_url", "url", "path") if part.get(key) is not None), None)
+        if isinstance(found, Mapping) and "url" in found:
+            found = found["url"]
+        return {"type": "image"} if found is None else {"type": "image", "image": found}
+    text = part.get("text") if isinstance(part, Mapping) else part
+    if not isinstance(text, str):
+        raise RowError(Flaw.CONTENT_NOT_TEXT, f"`{column}` has message content that is neither text nor an image")
+    return {"type": "text", "text": text}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ganpo_core.data.tokenize import TokenizedPair
 
@@ -20,7 +20,8 @@ class Fitted:
 def fit(pair: TokenizedPair, max_length: int, policy: str) -> Fitted:
     """The pair under `on_overlong`: drop, truncate_prompt_left or truncate_response_right.
 
-    Each side counts prompt and response together, in tokens. Neither the prompt nor a response ever becomes empty.
+    Each side counts prompt and response together, in tokens. Neither the prompt nor a response ever becomes empty,
+    and no prompt with an image is cut.
     Under `error` an overlong pair comes back with `dropped` set, for the caller to refuse.
     """
     if len(pair.prompt) + _longer(pair) <= max_length:
@@ -40,14 +41,16 @@ def _truncate_prompt_left(pair: TokenizedPair, max_length: int) -> Fitted:
     room = max_length - _longer(pair)
     if room < 1:
         return Fitted(pair, dropped="response_too_long")
-    return Fitted(TokenizedPair(pair.prompt[-room:], pair.chosen, pair.rejected, pair.notes), cut=("prompt",))
+    if pair.images is not None and pair.images.count:
+        return Fitted(pair, dropped="image_would_be_cut")
+    return Fitted(replace(pair, prompt=pair.prompt[-room:]), cut=("prompt",))
 
 
 def _truncate_response_right(pair: TokenizedPair, max_length: int) -> Fitted:
     room = max_length - len(pair.prompt)
     if room < 1:
         return Fitted(pair, dropped="prompt_too_long")
-    fitted = TokenizedPair(pair.prompt, pair.chosen[:room], pair.rejected[:room], pair.notes)
+    fitted = replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room])
     if fitted.chosen == fitted.rejected:
         return Fitted(pair, dropped="identical_after_cut")
     cut = [name for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected)) if len(side) > room]

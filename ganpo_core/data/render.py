@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from ganpo_core.data.flaws import Flaw, RowError
 from ganpo_core.data.formats import ChatPair, TextPair
-from ganpo_core.data.messages import Message
+from ganpo_core.data.messages import Message, text_of
 from ganpo_core.errors import DataError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+    from ganpo_core.data.tokenize import TokenizedPair
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Rendered:
     """True where a template wrote the special tokens, False where the tokenizer adds its own."""
     notes: tuple[str, ...] = ()
     """What is worth counting: `special_token_in_content`."""
+    tokenized: TokenizedPair | None = None
+    """Its token ids, where a processor has made them already."""
 
 
 def render_text(pair: TextPair, special_texts: Sequence[str]) -> Rendered:
@@ -40,25 +44,29 @@ def render_text(pair: TextPair, special_texts: Sequence[str]) -> Rendered:
 
 
 def render_chat(
-    tokenizer: PreTrainedTokenizerBase, pair: ChatPair, special_texts: Sequence[str], where: str
+    tokenizer: PreTrainedTokenizerBase,
+    pair: ChatPair,
+    special_texts: Sequence[str],
+    where: str,
+    writer: ProcessorMixin | None = None,
 ) -> Rendered:
-    """A pair in conversational format, through the tokenizer's chat template.
+    """A pair in conversational format, through the chat template of the tokenizer, or of the `writer` in its place.
 
     Raises RowError for a flawed row; DataError for a tokenizer without a template, or with one that renders the
     prompt differently once an answer follows it.
     """
-    if not tokenizer.chat_template:
+    if not (writer or tokenizer).chat_template:
         raise DataError(
             f"{where}: the rows are conversations, and the tokenizer has no chat template. Use the tokenizer of an "
             "instruction-tuned model, add a chat_template.jinja beside it, or give rows of plain text."
         )
     for column, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         if not response[-1].get("tool_calls"):
-            _check_says_something(str(response[-1]["content"]), column, special_texts)
-    prompt = _apply(tokenizer, pair, pair.prompt, ask=True)
-    chosen = _apply(tokenizer, pair, pair.prompt + pair.chosen, ask=False)
-    rejected = _apply(tokenizer, pair, pair.prompt + pair.rejected, ask=False)
-    written = [str(message["content"]) for message in (*pair.prompt, *pair.chosen, *pair.rejected)]
+            _check_says_something(text_of(response[-1]["content"]), column, special_texts)
+    prompt = _apply(writer or tokenizer, pair, pair.prompt, ask=True)
+    chosen = _apply(writer or tokenizer, pair, pair.prompt + pair.chosen, ask=False)
+    rejected = _apply(writer or tokenizer, pair, pair.prompt + pair.rejected, ask=False)
+    written = [text_of(message["content"]) for message in (*pair.prompt, *pair.chosen, *pair.rejected)]
     notes = _notes(written, special_texts)
     rendered = _readable(Rendered(prompt, chosen, rejected, is_chat=True, notes=notes))
     for column, side in (("chosen", chosen), ("rejected", rejected)):
@@ -67,9 +75,11 @@ def render_chat(
     return rendered
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, pair: ChatPair, messages: list[Message], ask: bool) -> str:
+def _apply(
+    writer: PreTrainedTokenizerBase | ProcessorMixin, pair: ChatPair, messages: list[Message], ask: bool
+) -> str:
     try:
-        text = tokenizer.apply_chat_template(
+        text = writer.apply_chat_template(
             messages, tools=pair.tools, tokenize=False, add_generation_prompt=ask, **pair.template_options
         )
     except Exception as error:  # a template is a program: on a strange row it may raise anything

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ganpo_core.data.files import FILE_READERS, read_file, suffix_of
+from ganpo_core.data.files import FILE_READERS, read_file, suffix_of, undecoded
 from ganpo_core.data.formats import Row
 from ganpo_core.errors import DataError
 from ganpo_core.suggest import did_you_mean
@@ -34,6 +34,13 @@ class NamedSource:
     def place(self) -> str:
         """The path and split, for messages."""
         return f"{self.path} (split '{self.split}')" if self.split else self.path
+
+
+    @property
+    def folder(self) -> Path | None:
+        """What the paths in rows are relative to: the data file's folder, or the folder of files; None for the hub."""
+        path = Path(self.path)
+        return path if path.is_dir() else path.parent if path.is_file() else None
 
 
 def named_sources(config: DataConfig, *, evaluation: bool = False) -> tuple[NamedSource, ...]:
@@ -121,8 +128,8 @@ def _read_hub(source: NamedSource) -> Iterable[Row]:
     return _rows(_pick({str(name): split for name, split in splits.items()}, source))
 
 
-def _rows(table: Iterable[Row]) -> Iterator[Row]:
-    yield from table
+def _rows(table: Any) -> Iterator[Row]:
+    yield from undecoded(table)
 
 
 def _quietly(source: NamedSource, load: Callable[[], Loaded]) -> Loaded:

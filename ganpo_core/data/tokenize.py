@@ -9,7 +9,7 @@ counted as `boundary_merged`. A chat template whose rendered prompt is no prefix
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ganpo_core.data.flaws import Flaw, RowError
@@ -18,7 +18,12 @@ from ganpo_core.data.render import Rendered, render_chat, render_text
 from ganpo_core.errors import DataError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedTokenizerBase
+
+    from ganpo_core.data.formats import Row
+    from ganpo_core.data.images import PromptImages
 
 Ids = list[int]
 
@@ -31,10 +36,12 @@ class TokenizedPair:
     chosen: Ids
     rejected: Ids
     notes: tuple[str, ...] = ()
+    images: PromptImages | None = None
+    """The prompt's, perhaps none; None where the model reads text alone."""
 
     def single(self, label: bool) -> TokenizedPair:
         """One response of unpaired data: on the chosen side where it is desirable, else on the other."""
-        return TokenizedPair(self.prompt, self.chosen if label else [], [] if label else self.rejected, self.notes)
+        return replace(self, chosen=self.chosen if label else [], rejected=[] if label else self.rejected)
 
     def check(self, is_single: bool = False) -> None:
         """Raises RowError where tokenizing left a side empty or made both responses the same."""
@@ -51,6 +58,8 @@ class TokenizedPair:
 class PairTokenizer:
     """A tokenizer, with what must be known of it to tokenize preference pairs."""
 
+    sees_images = False
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.special_texts = tuple(
@@ -64,6 +73,10 @@ class PairTokenizer:
         whole, plain = self._plain_ids(["a"], special=True)[0], self._plain_ids(["a"], special=False)[0]
         self.adds_eos = len(whole) > len(plain) and whole[-1] == tokenizer.eos_token_id
 
+    def with_images(self, pair: TextPair | ChatPair, row: Row, folder: Path | None) -> TextPair | ChatPair:
+        """The pair with the images of its row, where the model sees; others ignore the columns."""
+        return pair
+
     def render(self, pair: TextPair | ChatPair, where: str) -> Rendered:
         """The text to tokenize. Raises RowError for a flawed row, DataError for a tokenizer that cannot serve it."""
         if isinstance(pair, ChatPair):
@@ -74,13 +87,16 @@ class PairTokenizer:
 
     def tokenize(self, batch: Sequence[Rendered]) -> list[TokenizedPair]:
         """The token ids of rendered pairs, in order; many at a time, because fast tokenizers work in parallel."""
+        if all(rendered.tokenized for rendered in batch):
+            return [rendered.tokenized for rendered in batch if rendered.tokenized]
         texts = [text for rendered in batch for text in (rendered.prompt, rendered.chosen, rendered.rejected)]
         special = [not rendered.is_chat for rendered in batch for _ in range(3)]
         ids = iter(self._ids(texts, special))
         whole = [(next(ids), next(ids), next(ids)) for _ in batch]
-        return [self._split(rendered, *sides) for rendered, sides in zip(batch, whole, strict=True)]
+        return [self.split(rendered, *sides) for rendered, sides in zip(batch, whole, strict=True)]
 
-    def _split(self, rendered: Rendered, prompt: Ids, chosen: Ids, rejected: Ids) -> TokenizedPair:
+    def split(self, rendered: Rendered, prompt: Ids, chosen: Ids, rejected: Ids) -> TokenizedPair:
+        """The pair of which these are the ids of the prompt and of both whole sides."""
         length, notes = len(prompt), list(rendered.notes)
         if chosen[:length] == prompt == rejected[:length]:
             chosen, rejected = chosen[length:], rejected[length:]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ganpo_core.data import Layout
 from ganpo_core.errors import TrainingError
 from ganpo_core.forward.softcap import capped_attention
-from ganpo_core.models import base_model, text_config
+from ganpo_core.models import base_model, is_composite, text_config
 
 FUSED, PLAIN, BLOCKS = "ganpo_fused", "ganpo_plain", "ganpo_blocks"
 """Names in the registry: attention by torch's fused function, by plain products, by FlexAttention."""
@@ -85,9 +85,11 @@ def use_segment_attention(model: nn.Module, name: str) -> str:
 def set_attention(model: nn.Module, name: str | None = None) -> str:
     """Choose a model's attention implementation, unless `name` is None; returns the former one."""
     base = cast(Any, base_model(model))
-    former: str = base.config._attn_implementation
+    # Of a model that sees, the language model alone: images are sequences of their own, read in both directions.
+    owner = base.get_decoder() if is_composite(model) else base
+    former: str = owner.config._attn_implementation
     if name is not None and name != former:
-        base.set_attn_implementation(name)
+        owner.set_attn_implementation(name)
     return former
 
 

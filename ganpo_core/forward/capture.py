@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ganpo_core.errors import ConfigError, TrainingError
 from ganpo_core.models import base_model, output_layer, text_config
 from ganpo_core.suggest import did_you_mean
-from ganpo_core.types import Layer, Source
+from ganpo_core.types import ImageFeatures, Layer, Source
+from ganpo_core.vision import image_model
 
 
 @contextmanager
-def capture(model: nn.Module, sources: Sequence[Source]) -> Iterator[dict[Source, Tensor]]:
+def capture(
+    model: nn.Module, sources: Sequence[Source], optional: Collection[Source] = ()
+) -> Iterator[dict[Source, Tensor]]:
     """Collect the states of `sources`, [N, S, H] each, during one forward pass inside the block.
 
     The hooks are gone before the backward pass, so gradient checkpointing, which runs layers again, does not fire
-    them twice. Raises ConfigError for a source that the model does not have.
+    them twice. `optional` sources need not run. Raises ConfigError for a source that the model does not have.
     """
     states: dict[Source, Tensor] = {}
     with ExitStack() as hooks:
         for source in sources:
             hooks.enter_context(_hook(base_model(model), source, states))
         yield states
-    missing = [source for source in sources if source not in states]
+    missing = [source for source in sources if source not in states and source not in optional]
     if missing:
         raise TrainingError(f"{missing[0]} did not run during the forward pass; is it part of the language model?")
 
@@ -93,12 +97,39 @@ def _hook(model: nn.Module, source: Source, states: dict[Source, Tensor]) -> Ite
         else:
             layer = _layers(backbone, num_layers)[index - 1]
             handle = layer.register_forward_hook(lambda _module, _inputs, output: keep(output))
+    elif isinstance(source, ImageFeatures):
+        with _image_hook(model, source, keep):
+            yield
+        return
     else:
         handle = _submodule(model, source.path).register_forward_hook(lambda _module, _inputs, output: keep(output))
     try:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _image_hook(model: nn.Module, source: ImageFeatures, keep: Callable[[Tensor], None]) -> Iterator[None]:
+    """Look on while the model makes its image features: a method of transformers' that every model which sees has."""
+    owner, method = image_model(model), "get_image_features"
+    original, former = getattr(owner, method), vars(owner).get(method)
+
+    def watched(*args: Any, **options: Any) -> Any:
+        output = original(*args, **options)
+        found = getattr(output, "last_hidden_state" if source.part == "tower" else "pooler_output", None)
+        if found is None:
+            raise ConfigError(f"latents: {type(owner).__name__} does not tell its {source.part}'s states; use a module path")
+        keep(found if isinstance(found, Tensor) else torch.cat([part.flatten(0, -2) for part in found]))
+        return output
+
+    setattr(owner, method, watched)
+    try:
+        yield
+    finally:
+        delattr(owner, method)
+        if former is not None:
+            setattr(owner, method, former)
 
 
 def _backbone(model: nn.Module) -> nn.Module:

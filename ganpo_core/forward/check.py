@@ -81,7 +81,8 @@ def _scored(model: nn.Module, batch: PairBatch, head: Head | None) -> tuple[Tens
 
 
 def _shortened(pair: TokenPair) -> TokenPair:
-    parts = (pair.prompt[-PROBE_TOKENS:], pair.chosen[:PROBE_TOKENS], pair.rejected[:PROBE_TOKENS])
+    prompt = pair.prompt if pair.images is not None and pair.images.count else pair.prompt[-PROBE_TOKENS:]
+    parts = (prompt, pair.chosen[:PROBE_TOKENS], pair.rejected[:PROBE_TOKENS])
     return replace(pair, prompt=parts[0], chosen=parts[1], rejected=parts[2])
 
 

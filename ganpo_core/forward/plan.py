@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Literal
 
 import torch
@@ -56,7 +57,8 @@ def plan_passes(
     if packing == "padded":
         return PassPlan("padded", head), notes
     wanted: Packing = "shared" if packing == "auto" else packing
-    reasons = [*obstacles, *_reasons(models.policy, attention, models.device)]
+    types = next((pair.images.token_types for pair in pairs if pair.images is not None), {})
+    reasons = [*obstacles, *_reasons(models.policy, attention, models.device, types)]
     if not reasons:
         former = [set_attention(model) for model in every]
         for name in _implementations(attention, models.device):
@@ -99,9 +101,15 @@ def _attends(model: nn.Module, name: str, packing: Packing, head: Head | None, p
     return reason
 
 
-def _reasons(model: nn.Module, attention: str, device: torch.device) -> Iterator[str]:
+def _reasons(
+    model: nn.Module, attention: str, device: torch.device, token_types: Mapping[str, str]
+) -> Iterator[str]:
     """What speaks against packing before anything is run."""
     base = base_model(model)
+    if hasattr(getattr(base, "base_model", base), "get_rope_index"):
+        yield f"{type(base).__name__} gives images positions of several dimensions, which it counts in whole rows"
+    elif set(token_types) & set(signature(base.forward).parameters):
+        yield f"{type(base).__name__} attends in both directions within images or prompts, and packed rows do not"
     if attention not in ("auto", "sdpa", "eager", "flex_attention"):
         yield f"model.attention: {attention} takes padded rows here (auto, sdpa and eager can pack)"
     if attention == "flex_attention" and device.type != "cuda":

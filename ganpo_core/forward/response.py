@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,9 @@ from ganpo_core.data import Layout, PairBatch
 from ganpo_core.forward.attention import PackedPass
 from ganpo_core.forward.capture import capture, head_input
 from ganpo_core.forward.head import Head
+from ganpo_core.forward.images import at_image_tokens, is_of_images
 from ganpo_core.forward.statistics import TOKEN_STATISTICS, logps_and_statistics
-from ganpo_core.models import base_model, output_layer
+from ganpo_core.models import base_model, is_composite, output_layer
 from ganpo_core.types import PairLogps, Source, TokenLogps
 
 
@@ -77,12 +79,14 @@ def response_pass(
     logps: bool = True,
     wanted: Wanted = Wanted(),
     head: Head | None = None,
+    widths: Mapping[Source, int] = MappingProxyType({}),
 ) -> Pass:
     """Run `run` (the model, or what wraps it) on a batch; capture `sources` in `model`; score the responses.
 
     With `head` the model makes the logits of a single position, and the log-probabilities come from what its head would
     have read; without, or where whole distributions are compared, from the model's own logits at response positions.
-    Sides that hold no response are not run: their states are 0, and masked.
+    Sides that hold no response are not run: their states are 0, and masked. So are those of images, whose width is
+    looked up in `widths` where the batch has none.
     """
     layout = batch.layout
     takes_apart = head is not None and not (logps and wanted.compares)
@@ -98,10 +102,19 @@ def response_pass(
         options |= packed.arguments()
     else:
         options["attention_mask"] = layout.valid.long()
+    if not (is_composite(model) and packed is None):
+        # A model that sees counts positions by itself in rows of one sequence: they may have several dimensions.
+        options["position_ids"] = layout.position_ids
+    options |= _images(model, batch)
+    blind = batch.images is None or not batch.images.any
     with ExitStack() as hooks:
-        states = hooks.enter_context(capture(model, sources))
+        states = hooks.enter_context(capture(model, sources, optional=tuple(widths) if blind else ()))
         read = hooks.enter_context(head_input(model)) if takes_apart else {}
-        output = run(input_ids=layout.input_ids, position_ids=layout.position_ids, use_cache=False, **options)
+        output = run(input_ids=layout.input_ids, use_cache=False, **options)
+    if batch.images is not None:
+        image_RL = layout.given(cast(Tensor, batch.tokens.image))
+        for source in [source for source in sources if is_of_images(source, model)]:
+            states[source] = at_image_tokens(source, states.get(source), image_RL, widths.get(source, 0))
     if packed is not None:
         packed.check_used(model)
     router_loss = output.aux_loss if wanted.router_loss else None
@@ -129,6 +142,18 @@ def known_pass(batch: PairBatch, logps_NT: Tensor) -> Pass:
         TokenLogps(*side) for side in zip(logps_NT.chunk(2), mask_NT.chunk(2), strict=True)
     )
     return Pass(PairLogps(chosen, rejected))
+
+
+def _images(model: nn.Module, batch: PairBatch) -> dict[str, Tensor]:
+    """What the model takes of a batch's images, and of its kinds of tokens."""
+    if batch.images is None:
+        return {}
+    taken, dtype = inspect.signature(base_model(model).forward).parameters, next(model.parameters()).dtype
+    return {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in batch.image_arguments.items()
+        if name in taken
+    }
 
 
 def _positions(model: nn.Module, batch: PairBatch, logps: bool) -> dict[str, Any]:

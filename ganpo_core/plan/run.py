@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,13 +13,13 @@ from ganpo_core.assemble import within_context
 from ganpo_core.config import AdversaryPlan, ModelConfig, RunConfig
 from ganpo_core.data import Packing, load_pairs
 from ganpo_core.latents import read_latents, read_sources
-from ganpo_core.models import DTYPES, base_model, load_skeleton, load_tokenizer
+from ganpo_core.models import DTYPES, base_model, load_processor, load_skeleton, load_tokenizer
 from ganpo_core.plan.critics import CriticFlops, CriticMemory, plan_critic
 from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.memory import Memory, plan_memory
 from ganpo_core.plan.shape import ModelShape, model_shape
 from ganpo_core.plan.work import Work, plan_work
-from ganpo_core.types import Layer, TokenMap
+from ganpo_core.types import ImageFeatures, Module, Source, TokenMap
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ def plan_run(
 def measured_lengths(config: RunConfig) -> Lengths:
     """Of the run's own pairs."""
     data, _ = within_context(config)
-    pairs, _ = load_pairs(data, load_tokenizer(config.model, config.trust_remote_code))
+    processor = load_processor(config.model, config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, config.trust_remote_code) if processor is None else processor.tokenizer
+    pairs, _ = load_pairs(data, tokenizer, processor)
     return Lengths(pairs.lengths.astype("int64"), f"{len(pairs)} pairs of the data")
 
 
@@ -114,14 +117,16 @@ def latent_dim(plan: AdversaryPlan, model: ModelConfig, width: int) -> int:
     skeleton: nn.Module = load_skeleton(model)
     captured = {}
     for source in read_sources(plan.latents, skeleton):
-        size = width if isinstance(source, Layer) else _output_width(base_model(skeleton), source.path, width)
-        captured[source] = torch.zeros(2, 4, size)
+        captured[source] = torch.zeros(2, 4, _width(base_model(skeleton), source, width))
     on = torch.ones(2, 4, dtype=torch.bool)
-    latents = read_latents(plan.latents, captured, TokenMap(valid=on, prompt=on, response=on))
+    latents = read_latents(plan.latents, captured, TokenMap(valid=on, prompt=on, response=on, image=on))
     return int(latents.states.shape[-1])
 
 
-def _output_width(model: nn.Module, path: str, width: int) -> int:
-    """What a submodule's output is likely to be wide: its own `out_features`, or as wide as the hidden states."""
-    found = dict(model.named_modules()).get(path)
-    return int(getattr(found, "out_features", width))
+def _width(model: Any, source: Source, width: int) -> int:
+    """What a source's states are likely to be wide: as a submodule or the tower says, or as the hidden states are."""
+    if isinstance(source, Module):
+        return int(getattr(dict(model.named_modules()).get(source.path), "out_features", width))
+    if isinstance(source, ImageFeatures) and source.part == "tower":
+        return int(getattr(model.get_encoder(modality="image").config, "hidden_size", width))
+    return width

@@ -20,7 +20,7 @@ from ganpo_core.testing.expect import (
     expect_tensor,
     gradients,
 )
-from ganpo_core.types import Latents, Layer, Module, Source, TokenMap
+from ganpo_core.types import Latents, Source, TokenMap
 
 NUM_ROWS, NUM_POSITIONS, WIDTH = 4, 7, 6
 LENGTHS, PROMPT_LENGTHS = (7, 4, 5, 3), (2, 1, 4, 3)
@@ -58,8 +58,8 @@ class _Check:
 
     def sources_are_named_once(self) -> None:
         sources = self.sources()
-        proper = isinstance(sources, tuple) and bool(sources) and all(isinstance(s, Layer | Module) for s in sources)
-        expect(proper, f"{self.name}.sources", "a tuple of at least one Layer or Module", sources)
+        proper = isinstance(sources, tuple) and bool(sources) and all(isinstance(s, Source) for s in sources)
+        expect(proper, f"{self.name}.sources", "a tuple of at least one Layer, Module or ImageFeatures", sources)
         expect(len(set(sources)) == len(sources), f"{self.name}.sources", "every source once", sources)
 
     def latents_are_well_formed(self) -> None:

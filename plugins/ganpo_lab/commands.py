@@ -28,3 +28,17 @@ def demo(
     from ganpo_lab.demo import EXAMPLES, run_demo
 
     run_demo(output, examples or EXAMPLES, seed, steps)
+
+
+@app.command("demo-vision")
+def demo_vision(
+    output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/lab_vision"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the world, the reference, the pairs and the runs.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each run; default: the files'.")] = None,
+    examples: Annotated[Path | None, typer.Option(help="The folder of dpo.yaml and ganpo.yaml.")] = None,
+) -> None:
+    """The same world with its requests drawn: train DPO and GANPO(DPO) of a small model that sees, and compare them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from ganpo_lab.demo_vision import EXAMPLES, run_vision_demo
+
+    run_vision_demo(output, examples or EXAMPLES, seed, steps)

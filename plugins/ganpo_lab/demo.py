@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,17 +31,14 @@ def run_demo(
     output: Path, examples: Path = EXAMPLES, seed: int = 0, steps: int | None = None, num_prompts: int = 512
 ) -> list[Row]:
     """Train and compare; everything is written under `output`. The reference and the pairs are reused if unchanged."""
-    files = {name: examples / f"{name}.yaml" for name in RUNS}
-    missing = [str(path) for path in files.values() if not path.is_file()]
-    if missing:
-        raise GanpoError(f"lab demo: no run file at {missing[0]}; give the folder with --examples")
+    files = run_files(examples, RUNS)
     began, console = monotonic(), Console()
     output = output.resolve()
     reference, pairs = output / "reference", output / "preferences"
-    stage = _stages(console, 3 + len(RUNS))
+    stage = stages(console, 3 + len(RUNS))
 
     stage("the reference learns from an imperfect writer")
-    with _bar("reference", ReferenceRecipe().steps) as advance:
+    with progress("reference", ReferenceRecipe().steps) as advance:
         trained = make_reference(ReferenceRecipe(seed=seed), reference, advance)
     console.print("  trained" if trained else "  unchanged, used again")
     stage("a noisy annotator compares pairs of its answers")
@@ -51,27 +49,49 @@ def run_demo(
     for name, path in files.items():
         stage(f"training {name} from {path.name}")
         folders[name] = output / name
-        _clear(folders[name])
-        train(path, _overrides(reference, pairs, folders[name], seed, steps))
+        clear(folders[name])
+        train(path, overrides(reference, pairs, folders[name], seed, steps))
 
     stage("the oracle judges held-out prompts")
     anchor = load_policy(reference)
     evaluation = Evaluation(anchor, held_out(pairs), seed, num_prompts)
+    policies = {name: load_policy(folder / "policy") for name, folder in folders.items()}
+    rows = judged(evaluation, anchor, policies)
+    for name, folder in folders.items():
+        write_records(folder, name, rows, evaluation.requests, policies[name])
+    show(rows, folders, output, console, began)
+    return rows
+
+
+def judged(evaluation: Evaluation, anchor: Any, policies: Mapping[str, Any]) -> list[Row]:
+    """The reference's rows, one of it sampled colder, and each policy's."""
     rows = list(evaluation.rows("reference", anchor, is_reference=True))
     rows.append(evaluation.colder_reference(anchor, COLDER))
-    for name, folder in folders.items():
-        rows += evaluation.rows(name, load_policy(folder / "policy"))
+    for name, policy in policies.items():
+        rows += evaluation.rows(name, policy)
+    return rows
+
+
+def show(rows: Sequence[Row], folders: Mapping[str, Path], output: Path, console: Console, began: float) -> None:
+    """Print the table, and write it and the curves."""
     write_tables(rows, output)
-    for name, folder in folders.items():
-        write_records(folder, name, rows, evaluation.requests, load_policy(folder / "policy"))
     draw_curves(folders, output / "curves.png")
     console.print(make_table(rows))
     console.print(f"done in {(monotonic() - began) / 60:.1f} minutes", highlight=False)
     print(f"runs, table.md and table.json: {output}\ncurves: {output / 'curves.png'}")
-    return rows
 
 
-def _overrides(reference: Path, pairs: Path, folder: Path, seed: int, steps: int | None) -> dict[str, object]:
+def run_files(examples: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The run files by name. Raises GanpoError where one is missing."""
+    files = {name: examples / f"{name}.yaml" for name in names}
+    missing = [str(path) for path in files.values() if not path.is_file()]
+    if missing:
+        raise GanpoError(f"lab demo: no run file at {missing[0]}; give the folder with --examples")
+    return files
+
+
+def overrides(reference: Path, pairs: Path, folder: Path, seed: int, steps: int | None) -> dict[str, object]:
+    """What a demo puts in place of the run file's paths."""
     chosen: dict[str, object] = {
         "model.path": str(reference),
         "data.path": str(pairs / FILES["train"]),
@@ -81,7 +101,7 @@ def _overrides(reference: Path, pairs: Path, folder: Path, seed: int, steps: int
     return chosen if steps is None else {**chosen, "training.max_steps": steps}
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove an earlier demo's run, and nothing that is not one."""
     if not folder.exists():
         return
@@ -90,7 +110,7 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _stages(console: Console, count: int) -> Callable[[str], None]:
+def stages(console: Console, count: int) -> Callable[[str], None]:
     """Numbers the stages as they come."""
     number = iter(range(1, count + 1))
 
@@ -101,7 +121,7 @@ def _stages(console: Console, count: int) -> Callable[[str], None]:
 
 
 @contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[int, float], None]]:
+def progress(name: str, total: int) -> Iterator[Callable[[int, float], None]]:
     """A bar with the time left on a terminal, a line a hundred steps elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:

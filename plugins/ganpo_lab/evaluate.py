@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from ganpo_core import statistics
 from ganpo_core.entropy import matching_temperature, mean_entropy
 from ganpo_lab.sampling import (
+    Look,
+    blind,
     gumbel_noise,
     padded,
     response_logits,
@@ -40,6 +42,10 @@ class Row:
     """Tokens, the end of sequence included."""
     latent: float
     """Mean squared difference of the last hidden states, policy and reference, over held-out sequences."""
+    agrees: float | None = None
+    """Where prompts are seen: the share of answers whose keys are exactly those in the picture."""
+    swapped: float | None = None
+    """The same share when another prompt's picture is shown."""
 
 
 def load_policy(folder: Path) -> Any:
@@ -51,19 +57,40 @@ def load_policy(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
+@dataclass(frozen=True)
+class Sight:
+    """How prompts are seen, in the world that has pictures."""
+
+    see: Callable[[Sequence[Request]], Sequence[Request]]
+    look: Look
+    mislead: Look
+    """Another prompt's picture: the control."""
+
+
 class Evaluation:
     """The same prompts, the same noise and the same opponents for every policy."""
 
-    def __init__(self, reference: Any, sequences: Sequence[tuple[Request, list[str]]], seed: int, num_prompts: int) -> None:
-        self.requests = draw_requests("test", num_prompts, random.Random(f"{seed}-evaluation"))
+    def __init__(
+        self,
+        reference: Any,
+        sequences: Sequence[tuple[Request, list[str]]],
+        seed: int,
+        num_prompts: int,
+        sight: Sight | None = None,
+    ) -> None:
+        self._sight = sight
+        self.requests: Sequence[Request] = draw_requests("test", num_prompts, random.Random(f"{seed}-evaluation"))
+        if sight is not None:
+            self.requests = sight.see(self.requests)
         self._noise = gumbel_noise(num_prompts, 2 * seed + 5_000)
         rival_noise = gumbel_noise(num_prompts, 2 * seed + 5_001)
         self._rivals = {
             temperature: self._judged(reference, temperature, rival_noise)[0] for temperature in TEMPERATURES
         }
         self._sequences = padded([request for request, _ in sequences], [answer for _, answer in sequences])
+        self._seen = {} if sight is None else sight.look([request for request, _ in sequences])
         self._reference_states = self._states(reference)
-        self.entropy = mean_entropy(response_logits(reference, *self._sequences))
+        self.entropy = mean_entropy(response_logits(reference, *self._sequences, self._seen))
         """The reference's, at T = 1: nats per token on the held-out sequences."""
 
     def rows(self, name: str, policy: Any, is_reference: bool = False) -> Iterator[Row]:
@@ -81,7 +108,7 @@ class Evaluation:
 
     def matching_temperature(self, policy: Any) -> float:
         """At which the policy is as random as the reference is at 1."""
-        return matching_temperature(response_logits(policy, *self._sequences), self.entropy)
+        return matching_temperature(response_logits(policy, *self._sequences, self._seen), self.entropy)
 
     def _row(
         self, name: str, policy: Any, temperature: float, nominal: float, matched: bool, latent: float
@@ -89,6 +116,10 @@ class Evaluation:
         verdicts, length = self._judged(policy, temperature, self._noise)
         rivals = self._rivals[nominal]
         count = len(verdicts)
+        agrees = swapped = None
+        if self._sight is not None:
+            misled, _ = self._judged(policy, temperature, self._noise, self._sight.mislead)
+            agrees, swapped = (sum(verdict.strict for verdict in found) / count for found in (verdicts, misled))
         return Row(
             policy=name,
             temperature=temperature,
@@ -99,10 +130,15 @@ class Evaluation:
             win=statistics.win_rate([mine.reward for mine in verdicts], [theirs.reward for theirs in rivals]),
             length=length,
             latent=latent,
+            agrees=agrees,
+            swapped=swapped,
         )
 
-    def _judged(self, policy: Any, temperature: float, noise: torch.Tensor) -> tuple[list[Verdict], float]:
-        answers = sample(policy, self.requests, temperature, noise)
+    def _judged(
+        self, policy: Any, temperature: float, noise: torch.Tensor, look: Look | None = None
+    ) -> tuple[list[Verdict], float]:
+        look = look or (blind if self._sight is None else self._sight.look)
+        answers = sample(policy, self.requests, temperature, noise, look)
         verdicts = [judge(request, answer) for request, answer in zip(self.requests, answers, strict=True)]
         return verdicts, sum(map(len, answers)) / len(answers)
 
@@ -110,5 +146,6 @@ class Evaluation:
     def _states(self, policy: Any) -> torch.Tensor:
         """[number of valid positions, H], what the head reads."""
         ids, valid, _ = self._sequences
-        states: torch.Tensor = policy.get_decoder()(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        inner = policy.get_decoder() if self._sight is None else policy.base_model
+        states: torch.Tensor = inner(input_ids=ids, attention_mask=valid.long(), **self._seen).last_hidden_state
         return states[valid]

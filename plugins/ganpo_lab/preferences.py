@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ganpo_lab.reference import IDENTITY, is_made_from
-from ganpo_lab.sampling import gumbel_noise, sample
+from ganpo_lab.sampling import Look, blind, gumbel_noise, sample
 from ganpo_lab.world import EOS, KEYS, SPECIAL, VALUES, Request, Split, draw_requests, judge
 
 FILES: dict[Split, str] = {"train": "train.jsonl", "dev": "dev.jsonl"}
@@ -42,20 +42,27 @@ def make_preferences(
         model = load(reference)
         counts: dict[Split, int] = {"train": recipe.num_prompts, "dev": recipe.num_held_out}
         for split, count in counts.items():
-            text = "".join(json.dumps(row) + "\n" for row in draw_pairs(recipe, model, split, count))
+            draw = random.Random(f"{recipe.seed}-{split}")
+            requests = draw_requests(split, count, draw)
+            text = "".join(json.dumps(row) + "\n" for _, row in draw_pairs(recipe, model, requests, draw))
             (folder / FILES[split]).write_text(text, encoding="utf-8")
         (folder / IDENTITY).write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    return agreement(folder)
+
+
+def agreement(folder: Path) -> dict[str, float]:
+    """How many pairs there are to train on, and how often the annotator is right."""
     rows = [json.loads(line) for line in (folder / FILES["train"]).read_text(encoding="utf-8").splitlines()]
     told_apart = [row["oracle_agrees"] for row in rows if row["oracle_agrees"] is not None]
     return {"pairs": len(rows), "agreement": sum(told_apart) / len(told_apart) if told_apart else math.nan}
 
 
-def draw_pairs(recipe: PreferenceRecipe, model: Any, split: Split, count: int) -> list[dict[str, Any]]:
-    """Rows in TRL's standard format; identical answers and empty ones make no pair."""
-    draw = random.Random(f"{recipe.seed}-{split}")
-    requests = draw_requests(split, count, draw)
+def draw_pairs(
+    recipe: PreferenceRecipe, model: Any, requests: Sequence[Request], draw: random.Random, look: Look = blind
+) -> list[tuple[Request, dict[str, Any]]]:
+    """Each request with its row in TRL's standard format; identical answers and empty ones make no pair."""
     seeds = (2 * recipe.seed + 1_000, 2 * recipe.seed + 1_001)
-    first, second = (sample(model, requests, 1.0, gumbel_noise(count, seed)) for seed in seeds)
+    first, second = (sample(model, requests, 1.0, gumbel_noise(len(requests), seed), look) for seed in seeds)
     rows = []
     for request, one, two in zip(requests, first, second, strict=True):
         if one == two or not _says_something(one) or not _says_something(two):
@@ -63,14 +70,13 @@ def draw_pairs(recipe: PreferenceRecipe, model: Any, split: Split, count: int) -
         gap = judge(request, one).reward - judge(request, two).reward
         prefers_one = draw.random() < preference(recipe, gap, len(one) - len(two))
         chosen, rejected = (one, two) if prefers_one else (two, one)
-        rows.append(
-            {
-                "prompt": request.prompt,
-                "chosen": _text(chosen),
-                "rejected": _text(rejected),
-                "oracle_agrees": None if gap == 0 else (gap > 0) == prefers_one,
-            }
-        )
+        row = {
+            "prompt": request.prompt,
+            "chosen": _text(chosen),
+            "rejected": _text(rejected),
+            "oracle_agrees": None if gap == 0 else (gap > 0) == prefers_one,
+        }
+        rows.append((request, row))
     return rows
 
 

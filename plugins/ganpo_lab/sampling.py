@@ -5,7 +5,8 @@ Shape suffixes: N prompts, L new tokens, V words, S positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,28 +25,43 @@ def gumbel_noise(num_prompts: int, seed: int) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-7)))
 
 
+Look = Callable[[Sequence[Request]], Mapping[str, Tensor]]
+"""What a model is given beside the tokens of prompts: their pictures, where it sees."""
+
+
+def blind(requests: Sequence[Request]) -> Mapping[str, Tensor]:
+    """Nothing: the prompt's tokens say everything."""
+    return {}
+
+
 @torch.no_grad()
-def sample(model: Any, requests: Sequence[Request], temperature: float, noise_NLV: Tensor) -> list[list[str]]:
+def sample(
+    model: Any, requests: Sequence[Request], temperature: float, noise_NLV: Tensor, look: Look = blind
+) -> list[list[str]]:
     """One answer a prompt, tokens up to and with the end of sequence (or MAX_NEW_TOKENS of them)."""
     answers: list[list[str]] = [[] for _ in requests]
     by_length: dict[int, list[int]] = {}
     for index, request in enumerate(requests):
-        by_length.setdefault(len(request.keys), []).append(index)
+        by_length.setdefault(len(request.prompt.split()), []).append(index)
     for members in by_length.values():  # prompts of one length need no padding
         prompts = torch.tensor([[ID[token] for token in requests[index].prompt.split()] for index in members])
-        for index, ids in zip(members, _continue(model, prompts, temperature, noise_NLV[members]), strict=True):
+        seen = look([requests[index] for index in members])
+        for index, ids in zip(members, _continue(model, prompts, temperature, noise_NLV[members], seen), strict=True):
             end = ids.index(ID[EOS]) + 1 if ID[EOS] in ids else len(ids)
             answers[index] = [VOCABULARY[token] for token in ids[:end]]
     return answers
 
 
-def _continue(model: Any, prompts: Tensor, temperature: float, noise_NLV: Tensor) -> list[list[int]]:
+def _continue(
+    model: Any, prompts: Tensor, temperature: float, noise_NLV: Tensor, seen: Mapping[str, Tensor]
+) -> list[list[int]]:
     ids, cache, found = prompts, None, []
     ended = torch.zeros(len(prompts), dtype=torch.bool)
     for step in range(MAX_NEW_TOKENS):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True, **(seen if step == 0 else {}))
         cache = output.past_key_values
-        ids = (output.logits[:, -1] / temperature + noise_NLV[:, step]).argmax(-1, keepdim=True)
+        # A model that sees knows one more token, which is not of its language.
+        ids = (output.logits[:, -1, : len(VOCABULARY)] / temperature + noise_NLV[:, step]).argmax(-1, keepdim=True)
         found.append(ids)
         ended |= ids[:, 0] == ID[EOS]
         if ended.all():
@@ -67,7 +83,9 @@ def padded(requests: Sequence[Request], answers: Sequence[Sequence[str]]) -> tup
 
 
 @torch.no_grad()
-def response_logits(model: Any, ids: Tensor, valid: Tensor, response: Tensor) -> Tensor:
+def response_logits(
+    model: Any, ids: Tensor, valid: Tensor, response: Tensor, seen: Mapping[str, Tensor] = MappingProxyType({})
+) -> Tensor:
     """[number of response tokens, V]: the logits that predict each of them."""
-    logits: Tensor = model(input_ids=ids, attention_mask=valid.long()).logits
-    return logits[:, :-1][response[:, 1:]]
+    logits: Tensor = model(input_ids=ids, attention_mask=valid.long(), **seen).logits
+    return logits[:, :-1, : len(VOCABULARY)][response[:, 1:]]

@@ -23,17 +23,28 @@ FOOTNOTE = (
 )
 
 
+SEEN_COLUMNS = ("agrees", "swapped")
+SEEN_FOOTNOTE = (
+    " agrees: answers with exactly the keys in the picture (what strict is here). swapped: the same with another prompt's "
+    "picture shown, the control."
+)
+
+
 def make_table(rows: Sequence[Row]) -> Table:
     """For the terminal."""
     from rich import box
     from rich.table import Table
 
     table = Table(
-        title="RecordWorld, held-out prompts", caption=FOOTNOTE, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0)
+        title="RecordWorld, held-out prompts",
+        caption=_footnote(rows),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
     )
     table.add_column("policy", no_wrap=True)
     table.add_column("T", no_wrap=True)
-    for column in COLUMNS:
+    for column in _columns(rows):
         table.add_column(column, justify="right", no_wrap=True)
     for index, row in enumerate(rows):
         last = index + 1 == len(rows) or rows[index + 1].policy != row.policy
@@ -43,10 +54,12 @@ def make_table(rows: Sequence[Row]) -> Table:
 
 def write_tables(rows: Sequence[Row], folder: Path) -> None:
     """`table.json` and `table.md`."""
-    (folder / "table.json").write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
-    lines = [f"| policy | T | {' | '.join(COLUMNS)} |", f"|---|---|{'---:|' * len(COLUMNS)}"]
+    plain = [{key: value for key, value in asdict(row).items() if value is not None} for row in rows]
+    (folder / "table.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    columns = _columns(rows)
+    lines = [f"| policy | T | {' | '.join(columns)} |", f"|---|---|{'---:|' * len(columns)}"]
     lines += [f"| {row.policy} | {_temperature(row)} | {' | '.join(_numbers(row))} |" for row in rows]
-    (folder / "table.md").write_text("\n".join([*lines, "", FOOTNOTE, ""]), encoding="utf-8")
+    (folder / "table.md").write_text("\n".join([*lines, "", _footnote(rows), ""]), encoding="utf-8")
 
 
 def draw_curves(runs: Mapping[str, Path], path: Path) -> None:
@@ -76,10 +89,19 @@ def draw_curves(runs: Mapping[str, Path], path: Path) -> None:
     plt.close(figure)
 
 
+def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    return (*COLUMNS, *SEEN_COLUMNS) if any(row.agrees is not None for row in rows) else COLUMNS
+
+
+def _footnote(rows: Sequence[Row]) -> str:
+    return FOOTNOTE + SEEN_FOOTNOTE if len(_columns(rows)) > len(COLUMNS) else FOOTNOTE
+
+
 def _temperature(row: Row) -> str:
     return f"{row.temperature:.2f}*" if row.matched else f"{row.temperature:.2f}"
 
 
 def _numbers(row: Row) -> list[str]:
     shares = [f"{value:.3f}" for value in (row.reward, row.valid, row.strict, row.win)]
-    return [*shares, f"{row.length:.1f}", f"{row.latent:.4f}"]
+    seen = [f"{value:.3f}" for value in (row.agrees, row.swapped) if value is not None]
+    return [*shares, f"{row.length:.1f}", f"{row.latent:.4f}", *seen]

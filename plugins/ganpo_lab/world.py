@@ -20,6 +20,8 @@ VALUES = tuple(f"v{value}" for value in range(NUM_VALUES))
 SPECIAL = (PAD, BOS, EOS, SEP)
 VOCABULARY = (*SPECIAL, "{", "}", "[", "]", ":", ",", *KEYS, *VALUES)
 """28 tokens; a token's id is its place here."""
+IMAGE = "<image>"
+"""One more where the world is seen: a cell of a picture."""
 
 Split = Literal["train", "dev", "test"]
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from vision_families import save_family, write_rows
 
 import ganpo_core
 from ganpo_core.errors import ConfigError
@@ -178,3 +179,19 @@ def test_queues_hold_the_references_of_all_processes(tiny_run: MakeRun, tmp_path
     assert ours.keys() == theirs.keys()
     for key in ours:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-9, atol=1e-12, msg=key)
+
+
+def test_two_processes_that_see_are_one_with_twice_the_pairs(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """One pair a micro-batch, some without an image: what sees has its gradient in some of them, on one process or both."""
+    model = {"path": str(save_family("llava", tmp_path / "model")), "dtype": "float64"}
+    options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None, "per_device_train_batch_size": 1}
+    run = tiny_run(
+        model=model, data={"path": str(write_rows(tmp_path))}, latents={"use": "projector"}, divergence={"use": "mse"},
+        adversary={"weight": 1.0, "weight_warmup_ratio": 0},
+    )
+    folders = [tmp_path / name for name in ("one", "two")]
+    ganpo_core.train({**run, "training": {**options, "gradient_accumulation_steps": 4}, "output_dir": str(folders[0])})
+    two = {**run, "training": {**options, "gradient_accumulation_steps": 2}, "output_dir": str(folders[1])}
+    launch(two, tmp_path / "two.yaml")
+    alone, both = (load_file(folder / "policy" / "model.safetensors") for folder in folders)
+    assert all(torch.allclose(alone[name], both[name], atol=1e-6) for name in alone)

@@ -92,7 +92,7 @@ def test_the_demo_removes_nothing_that_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "dpo").mkdir()
     (tmp_path / "dpo" / "thesis.txt").write_text("years of work")
     with pytest.raises(demo.GanpoError, match="holds something that is not a run"):
-        demo._clear(tmp_path / "dpo")
+        demo.clear(tmp_path / "dpo")
     assert (tmp_path / "dpo" / "thesis.txt").exists()
 
 

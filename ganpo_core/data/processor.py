@@ -1,0 +1,150 @@
+"""Pairs whose prompts hold images become token ids: the model's own processor puts the images' tokens in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ganpo_core.data.flaws import Flaw, RowError
+from ganpo_core.data.formats import ChatPair, Row, TextPair
+from ganpo_core.data.images import ImageStore, PromptImages, StoredImage
+from ganpo_core.data.placeholders import place_images
+from ganpo_core.data.render import Rendered, render_chat
+from ganpo_core.data.tokenize import Ids, PairTokenizer
+from ganpo_core.vision import image_token_id, pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import ProcessorMixin
+
+BLANK = 64
+"""Pixels of a side of the image with which a processor is tried."""
+
+
+class ImagePairTokenizer(PairTokenizer):
+    """A processor, with what must be known of it to tokenize preference pairs with images."""
+
+    sees_images = True
+
+    def __init__(self, processor: ProcessorMixin) -> None:
+        super().__init__(processor.tokenizer)
+        self.processor = processor
+        self.store = ImageStore()
+        self.placeholder = str(processor.image_token)
+        self.image_token_id = image_token_id(processor)
+        # The tokens of an image depend on its size alone: its pixels are made when a batch needs them.
+        self._by_size: Any = copy.copy(processor)
+        self._by_size.image_processor = _BySize(processor.image_processor)
+        self.token_types = self._find_token_types()
+
+    def with_images(self, pair: TextPair | ChatPair, row: Row, folder: Path | None) -> TextPair | ChatPair:
+        placed = place_images(pair, row)
+        return replace(placed, images=tuple(self.store.add(image, folder) for image in placed.images))
+
+    def render(self, pair: TextPair | ChatPair, where: str) -> Rendered:
+        images = tuple(image for image in pair.images if isinstance(image, StoredImage))
+        if isinstance(pair, ChatPair):
+            rendered = render_chat(self.tokenizer, pair, self.special_texts, where, self.processor)
+        else:
+            rendered = super().render(self._with_placeholders(pair), where)
+        prompt, *sides = (self._encode(text, images, rendered.is_chat) for text in _texts(rendered))
+        made = self.split(rendered, prompt, *sides)
+        if self.image_token_id in (*made.chosen, *made.rejected):
+            raise RowError(Flaw.IMAGE_IN_RESPONSE, f"a response holds {self.placeholder}, the place of an image")
+        if not images and self.image_token_id in made.prompt:
+            raise RowError(Flaw.IMAGE_COUNT, f"the prompt holds {self.placeholder}, and the row has no image")
+        text = rendered.prompt if images else ""
+        found = PromptImages(images, text, self.image_token_id, self.token_types, self._process)
+        return replace(rendered, tokenized=replace(made, images=found))
+
+    def _with_placeholders(self, pair: TextPair) -> TextPair:
+        """Images come before a prompt of plain text that does not say where they are."""
+        written = pair.prompt.count(self.placeholder)
+        if written not in (0, len(pair.images)):
+            raise RowError(
+                Flaw.IMAGE_COUNT,
+                f"the prompt has {self.placeholder} {written} times, and the row has {len(pair.images)} images",
+            )
+        missing = len(pair.images) - written
+        return replace(pair, prompt=self.placeholder * missing + pair.prompt)
+
+    def _encode(self, text: str, images: Sequence[StoredImage], is_chat: bool) -> Ids:
+        # As the processor's own chat templates are read: a template that writes no first token leaves it to the tokenizer.
+        bos = self.tokenizer.bos_token
+        special = not (is_chat and bos is not None and text.startswith(bos))
+        if not images:
+            ids = self._plain_ids([text], special)[0]
+        else:
+            sized = [[_Sized(image.size) for image in images]]
+            try:
+                made = self._by_size(text=[text], images=[[image.blank() for image in sized[0]]], add_special_tokens=special)
+            except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
+                raise RowError(Flaw.REFUSED_BY_PROCESSOR, f"the processor refuses it: {error}") from error
+            ids = [int(token) for token in made["input_ids"][0]]
+        return ids[:-1] if special and self.adds_eos else ids
+
+    def _process(self, text: str, images: tuple[StoredImage, ...]) -> dict[str, Tensor]:
+        """What the model is given of one prompt's images."""
+        return pixels(self.processor, text, [self.store.read(image) for image in images])
+
+    def _find_token_types(self) -> Mapping[str, str]:
+        """Which kinds of token types there are, seen on one prompt with a blank image."""
+        made = self.processor(text=[self.placeholder], images=[[_Sized((BLANK, BLANK)).blank()]])
+        found = {}
+        for name in ("token_type_ids", "mm_token_type_ids"):
+            if name in made:
+                # Types that do not tell the image apart tell the prompt from what follows it.
+                types = [int(kind) for kind in made[name][0]]
+                found[name] = "image" if any(types) else "response"
+        return found
+
+
+class _Sized:
+    """An image of which only the size is known."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def blank(self) -> Any:
+        from PIL import Image
+
+        return Image.new("RGB", self.size, (128, 128, 128))
+
+
+class _BySize:
+    """An image processor that does its work once for images of the same sizes, and keeps the shapes alone."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._known: dict[object, dict[str, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __call__(self, images: Any, **options: Any) -> dict[str, Any]:
+        key = (_sizes(images), repr(sorted(options.items(), key=str)))
+        if key not in self._known:
+            self._known[key] = {name: _hollow(value) for name, value in self._inner(images, **options).items()}
+        return dict(self._known[key])
+
+
+def _sizes(images: Any) -> object:
+    return tuple(map(_sizes, images)) if isinstance(images, list | tuple) else images.size
+
+
+def _hollow(value: Any) -> Any:
+    """Arrays as large as these that take no memory; counts and sizes as they are."""
+    if isinstance(value, list) and value and hasattr(value[0], "shape"):
+        return [_hollow(item) for item in value]
+    if hasattr(value, "shape") and len(value.shape) >= (2 if "float" in str(value.dtype) else 3):
+        return np.broadcast_to(np.zeros((), dtype=np.float32), tuple(value.shape))
+    return value
+
+
+def _texts(rendered: Rendered) -> tuple[str, str, str]:
+    return rendered.prompt, rendered.chosen, rendered.rejected
