@@ -16,6 +16,7 @@ from time import process_time
 from typing import Any
 
 from ganpo_core import GanpoError, train
+from ganpo_lab.agreement import compare
 from ganpo_lab.configurations import Job
 from ganpo_lab.evaluate import load_policy
 from ganpo_lab.held_out import HeldOutSequences
@@ -71,6 +72,24 @@ def run_queue(queue: Iterable[Job], results: Path, cache: Path, settings: Settin
         write_result(path, run_job(job, cache, settings))
         made += 1
     return made
+
+
+def check_again(queue: Iterable[Job], results: Path, scratch: Path, settings: Settings) -> bool:
+    """Make rows from nothing in `scratch`, worlds included, and say how they compare; True if all numbers agree.
+
+    Raises GanpoError where nothing was committed to compare with.
+    """
+    agrees = True
+    for job in queue:
+        committed = read_result(results / job.file, settings.identity(job))
+        if committed is None:
+            raise GanpoError(f"lab claims: no result to compare with at {results / job.file}; make it without --fresh")
+        say(f"{job.configuration.name}, seed {job.seed}, {job.split} prompts: from scratch in {scratch}")
+        found = compare(committed, run_job(job, scratch, settings))
+        for line in found:
+            print(line)
+        agrees &= all(line.holds for line in found)
+    return agrees
 
 
 def run_job(job: Job, cache: Path, settings: Settings) -> dict[str, Any]:

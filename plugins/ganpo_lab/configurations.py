@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,13 +72,7 @@ class Job:
 
 def read_plans(path: Path) -> list[TablePlan]:
     """The tables of a file, in its order. Raises ConfigError for what does not fit together."""
-    import yaml
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    rows = {name: _row(path, name, row, document) for name, row in document["rows"].items()}
+    document, rows = _read(path)
     plans = []
     for name, table in document["tables"].items():
         protocol = document["protocols"].get(table["protocol"])
@@ -88,36 +82,59 @@ def read_plans(path: Path) -> list[TablePlan]:
         unknown = [row for row in (*table["rows"], *(row for pair in compare for row in pair)) if row not in rows]
         if unknown:
             raise ConfigError(f"{path}: tables.{name}: no row is called '{unknown[0]}'; rows: {', '.join(rows)}")
+        # What is compared is measured, whether or not the table shows it.
+        named = dict.fromkeys((REFERENCE, *table["rows"], *(row for pair in compare for row in pair)))
         plans.append(
             TablePlan(
                 name=name,
                 title=table["title"],
                 claims=tuple(table["claims"]),
                 protocol=Protocol(tuple(protocol["seeds"]), protocol["split"]),
-                rows=tuple(rows[row] for row in dict.fromkeys((REFERENCE, *table["rows"]))),
+                rows=tuple(rows[row] for row in named),
                 compare=compare,
             )
         )
     return plans
 
 
-def jobs(plans: Sequence[TablePlan], seeds: Sequence[int] | None = None, only: Sequence[str] = ()) -> Iterator[Job]:
+def jobs(plans: Sequence[TablePlan], seeds: Sequence[int] = (), only: Sequence[str] = ()) -> list[Job]:
     """What to run: table by table, seed by seed, so that whole tables exist as early as possible; nothing twice.
 
-    `seeds` replaces the protocols' own; `only` keeps some rows. Raises ConfigError for a row that no table has.
+    `seeds` and `only` keep some of the seeds and rows. Raises ConfigError where nothing is left, or one name is two rows.
     """
-    known = {row.name for plan in plans for row in plan.rows}
+    rows: dict[str, Configuration] = {}
+    for row in (row for plan in plans for row in plan.rows):
+        if rows.setdefault(row.name, row) != row:
+            raise ConfigError(f"lab claims: row '{row.name}' stands in two files and means two things; rename one")
     for name in only:
-        if name not in known:
-            raise ConfigError(f"lab claims: no row is called '{name}'; rows: {', '.join(sorted(known))}")
-    seen: set[tuple[str, int, str]] = set()
-    for plan in plans:
-        for seed in plan.protocol.seeds if seeds is None else seeds:
-            for row in plan.rows:
-                key = (row.name, seed, plan.protocol.split)
-                if key not in seen and (not only or row.name in only):
-                    seen.add(key)
-                    yield Job(row, seed, plan.protocol.split)
+        if name not in rows:
+            raise ConfigError(f"lab claims: no row is called '{name}'; rows: {', '.join(sorted(rows))}")
+    found = {
+        (row.name, seed, plan.protocol.split): Job(row, seed, plan.protocol.split)
+        for plan in plans
+        for seed in plan.protocol.seeds
+        for row in plan.rows
+        if (not seeds or seed in seeds) and (not only or row.name in only)
+    }
+    if not found:
+        known = sorted({seed for plan in plans for seed in plan.protocol.seeds})
+        raise ConfigError(f"lab claims: nothing to run; these tables have the seeds {', '.join(map(str, known))}")
+    return list(found.values())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Configuration]]:
+    """A file's document, and its rows by name, with those of the file that it borrows from."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    missing = {"protocols", "every_run", "rows", "tables"} - set(document)
+    if missing:
+        raise ConfigError(f"{path}: {min(missing)}: missing; a file of rows has protocols, every_run, rows and tables")
+    borrowed = _read(path.parent / document["rows_of"])[1] if "rows_of" in document else {}
+    return document, {**borrowed, **{name: _row(path, name, row, document) for name, row in document["rows"].items()}}
 
 
 def _row(path: Path, name: str, row: Mapping[str, Any], document: Mapping[str, Any]) -> Configuration:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganpo_core import GanpoError
+from ganpo_core.statistics import difficulty
 from ganpo_lab.claims import read_result
 from ganpo_lab.configurations import REFERENCE, Job, TablePlan
 from ganpo_lab.measure import Sampling
@@ -47,6 +48,10 @@ class Measured:
     """Share of (answer, rival) pairs won by reward; a tie counts one half."""
     longer: Numbers
     """Tokens beyond the rivals' mean."""
+    every_length: Numbers
+    """[P, K], of each answer by itself."""
+    every_win: Numbers
+    """[P, K]."""
 
 
 class Evidence:
@@ -57,6 +62,7 @@ class Evidence:
         self._results = results
         self._found: dict[tuple[str, int], dict[str, Any] | None] = {}
         self._measured: dict[tuple[str, int, Setting], Measured] = {}
+        self._difficulty: dict[tuple[int, float], Numbers] = {}
 
     def seeds(self, *rows: str) -> list[int]:
         """Worlds in which all of these rows, and the reference, were measured."""
@@ -86,11 +92,11 @@ class Evidence:
 
     def difficulty(self, seed: int, at: float) -> Numbers:
         """[P], log-odds of a win of answers of the reference that stand in no other comparison, against the rivals."""
-        rivals, pool = (_rewards(self._samples(REFERENCE, seed, kind, Setting(at))) for kind in ("rival", "pool"))
-        wins = _wins(pool, rivals) * pool.shape[1] * rivals.shape[1]
-        count = pool.shape[1] * rivals.shape[1]
-        log_odds: Numbers = np.log((wins + 0.5) / (count - wins + 0.5))
-        return log_odds
+        key = (seed, at)
+        if key not in self._difficulty:
+            rivals, pool = (_rewards(self._samples(REFERENCE, seed, kind, Setting(at))) for kind in ("rival", "pool"))
+            self._difficulty[key] = difficulty(list(_wins(pool, rivals).T))
+        return self._difficulty[key]
 
     def _measure(self, row: str, seed: int, setting: Setting) -> Measured:
         own = self._samples(row, seed, "own", setting)
@@ -98,14 +104,17 @@ class Evidence:
         outcomes = [decode(sampling.earned, sampling.length) for sampling in own]
         length = _mean(outcomes, "length")
         others = [decode(sampling.earned, sampling.length) for sampling in rivals]
+        wins_PK = _wins(_rewards(own), _rewards(rivals))
         return Measured(
             temperature=own[0].temperature,
             reward=_mean(outcomes, "reward"),
             valid=_mean(outcomes, "valid"),
             strict=_mean(outcomes, "strict"),
             length=length,
-            win=_wins(_rewards(own), _rewards(rivals)),
+            win=wins_PK.mean(1),
             longer=length - _mean(others, "length"),
+            every_length=np.stack([each.length for each in outcomes], axis=1),
+            every_win=wins_PK,
         )
 
     def _samples(self, row: str, seed: int, kind: str, setting: Setting) -> list[Sampling]:
@@ -129,9 +138,9 @@ def _rewards(samples: Sequence[Sampling]) -> Numbers:
 
 
 def _wins(own_PK: Numbers, rivals_PR: Numbers) -> Numbers:
-    """[P], over all pairs."""
+    """[P, K], over all rivals."""
     gap = np.sign(own_PK[:, :, None] - rivals_PR[:, None, :])
-    share: Numbers = ((gap + 1) / 2).mean((1, 2))
+    share: Numbers = ((gap + 1) / 2).mean(2)
     return share
 
 

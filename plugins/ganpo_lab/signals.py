@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ganpo_core import Discriminator, GanpoError, component
+from ganpo_core.statistics import pearson, spearman
 from ganpo_lab.measure import World
 from ganpo_lab.reference import ID
 from ganpo_lab.sampling import padded
@@ -22,7 +23,9 @@ from ganpo_lab.world import EOS, PAD, Request, judge
 HOT = (1.5, 2.0)
 REPLICATES = 2
 STEPS, PAIRS, LEARNING_RATE = 300, 32, 5e-4
-RESAMPLES = 1000
+RESAMPLES = 500
+
+Numbers = NDArray[np.float64]
 
 
 class RewardModel(nn.Module):
@@ -53,7 +56,7 @@ def train_reward_model(reference: Any, pairs: Path, seed: int, steps: int = STEP
         batch = draw.sample(rows, min(PAIRS, len(rows)))
         texts = [row["prompt"] + row[side] for side in ("chosen", "rejected") for row in batch]
         chosen, rejected = model(*_right_padded([f"{text} {EOS}".split() for text in texts])).chunk(2)
-        loss = nn.functional.softplus(rejected - chosen).mean()
+        loss: Any = nn.functional.softplus(rejected - chosen).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -95,39 +98,13 @@ def compare_signals(world: World, policy: Any, critic: nn.Module, reward_model: 
     return rows
 
 
-def correlations(scores: NDArray[np.float64], rewards: NDArray[np.float64]) -> dict[str, Any]:
-    """Pearson's and Spearman's, each with its 95 % bootstrap interval over answers."""
-    draw = np.random.default_rng(0)
-    resampled = draw.integers(0, len(scores), (RESAMPLES, len(scores)))
+def correlations(scores: Numbers, rewards: Numbers) -> dict[str, Any]:
+    """Pearson's and Spearman's: value, low and high of the 95 % interval over answers; None where a side is constant."""
     found: dict[str, Any] = {"num_answers": len(scores)}
-    for name, prepare in (("pearson", _same), ("spearman", _ranks)):
-        first, second = prepare(scores), prepare(rewards)
-        values = _pearson(first[resampled], second[resampled])
-        values = values[np.isfinite(values)]
-        # Nothing follows anything where one of the two does not vary.
-        whole = _pearson(first[None], second[None])
-        found[name] = [round(float(number), 4) for number in (*whole, *np.quantile(values, [0.025, 0.975]))] if len(values) else None
-    return found
-
-
-def _same(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From 0; equal values share their mean rank."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    mean: NDArray[np.float64] = last - (counts + 1) / 2
-    return mean[group]
-
-
-def _pearson(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Along the last axis; nan where one side does not vary."""
-    first = first - first.mean(-1, keepdims=True)
-    second = second - second.mean(-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: NDArray[np.float64] = (first * second).sum(-1) / np.sqrt(np.square(first).sum(-1) * np.square(second).sum(-1))
+    varies = bool(np.ptp(scores) > 0 and np.ptp(rewards) > 0)
+    for name, correlate in (("pearson", pearson), ("spearman", spearman)):
+        interval = correlate(scores, rewards, RESAMPLES).interval if varies else None
+        found[name] = interval and [round(value, 4) for value in (interval.estimate, interval.low, interval.high)]
     return found
 
 
