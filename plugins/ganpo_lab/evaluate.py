@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ganpo_core import statistics
 from ganpo_lab.held_out import HeldOutSequences
 from ganpo_lab.sampling import gumbel_noise, sample
 from ganpo_lab.world import Request, Verdict, draw_requests, judge
@@ -75,10 +76,6 @@ class Evaluation:
     ) -> Row:
         verdicts, length = self._judged(policy, temperature, self._noise)
         rivals = self._rivals[nominal]
-        wins = [
-            0.5 if mine.reward == theirs.reward else float(mine.reward > theirs.reward)
-            for mine, theirs in zip(verdicts, rivals, strict=True)
-        ]
         count = len(verdicts)
         return Row(
             policy=name,
@@ -87,7 +84,7 @@ class Evaluation:
             reward=sum(verdict.reward for verdict in verdicts) / count,
             valid=sum(verdict.valid for verdict in verdicts) / count,
             strict=sum(verdict.strict for verdict in verdicts) / count,
-            win=sum(wins) / count,
+            win=statistics.win_rate([mine.reward for mine in verdicts], [theirs.reward for theirs in rivals]),
             length=length,
             latent=latent,
         )
