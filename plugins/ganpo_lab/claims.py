@@ -23,7 +23,7 @@ from ganpo_lab.held_out import HeldOutSequences
 from ganpo_lab.measure import World
 from ganpo_lab.preferences import FILES, PreferenceRecipe, held_out, make_preferences
 from ganpo_lab.reference import ReferenceRecipe, make_reference
-from ganpo_lab.signals import compare_signals, load_critic, train_reward_model
+from ganpo_lab.signals import compare_signals, load_critic, make_reward_model
 
 KEPT = ("loss", "rewards/margins", "rewards/accuracies", "adversary/penalty", "adversary/gradient_ratio")
 """Of each line of a run's metrics."""
@@ -125,8 +125,10 @@ def run_job(job: Job, cache: Path, settings: Settings) -> dict[str, Any]:
         samples = list(world.of_policy(policy))
         found["figures"] = world.figures(policy)
         if job.configuration.signals:
-            judge = train_reward_model(
-                load_policy(reference_folder), pairs / FILES["train"], job.seed, settings.reward_model_steps
+            # Its trunk is trained on, so it is a reference of its own.
+            judge = make_reward_model(
+                load_policy(reference_folder), pairs / FILES["train"], job.seed, settings.reward_model_steps,
+                folder / "reward_model.safetensors",
             )
             critic = load_critic(run / "adversary", policy.config.hidden_size)
             found["correlations"] = compare_signals(world, policy, critic, judge)

@@ -157,7 +157,7 @@ def lengths(evidence: Evidence) -> list[str]:
                     cells.append(f"{int(inside.sum())} answers")
                     continue
                 cells.append(str(wilson_interval(win[inside])))
-            slope = float(np.polyfit(length.ravel(), win.ravel(), 1)[0])
+            slope = _slope(length.ravel(), win.ravel())
             lines.append([_name(row), read, *cells, f"{slope:+.4f}"])
     return _table(["row", "read", *(f"{head} tokens" for head in heads), "slope a token"], lines)
 
@@ -187,6 +187,12 @@ KINDS: dict[str, Callable[[Evidence], list[str]]] = {
     "lengths": lengths,
     "correlations": correlations,
 }
+
+
+def _slope(length: Numbers, win: Numbers) -> float:
+    """Of the straight line of least squares; 0 where all lengths are one."""
+    centred = length - length.mean()
+    return float(centred @ win / max(float(centred @ centred), 1e-9))
 
 
 def _name(row: Configuration) -> str:

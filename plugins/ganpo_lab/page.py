@@ -11,7 +11,7 @@ from ganpo_lab.configurations import TablePlan
 from ganpo_lab.evidence import Evidence
 from ganpo_lab.findings import KINDS
 
-BLOCK = re.compile(r"(<!-- lab: (?P<table>\w+) (?P<kind>\w+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(?P<head><!-- lab: (?P<table>\w+) (?P<kind>\w+) -->\n).*?(?P<tail><!-- end -->)", re.DOTALL)
 
 
 def write_page(page: Path, plans: Sequence[TablePlan], results: Path) -> None:
@@ -34,6 +34,6 @@ def rendered(text: str, plans: Sequence[TablePlan], results: Path, kinds: Iterab
         if table not in evidence or kind not in wanted:
             return block[0]
         lines = KINDS[kind](evidence[table])
-        return f"{block[1]}\n" + "".join(f"{line}\n" for line in lines) + f"\n{block[4]}"
+        return f"{block['head']}\n" + "".join(f"{line}\n" for line in lines) + f"\n{block['tail']}"
 
     return BLOCK.sub(fresh, text)

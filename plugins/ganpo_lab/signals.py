@@ -29,7 +29,7 @@ Numbers = NDArray[np.float64]
 
 
 class RewardModel(nn.Module):
-    """The reference's trunk with a scalar head at the end of the answer, trained on the same pairs (Bradley-Terry)."""
+    """The reference's trunk with a scalar head at the end of the answer, trained on the same pairs."""
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
@@ -44,8 +44,21 @@ class RewardModel(nn.Module):
         return scores
 
 
+def make_reward_model(reference: Any, pairs: Path, seed: int, steps: int, kept: Path) -> RewardModel:
+    """Trained on the runs' own preference pairs unless `kept` is newer than they are; it becomes the reference's owner."""
+    from safetensors.torch import load_file, save_file
+
+    if kept.is_file() and kept.stat().st_mtime > pairs.stat().st_mtime:
+        model = RewardModel(reference.get_decoder(), reference.config.hidden_size)
+        model.load_state_dict(load_file(kept))
+        return model.eval()
+    model = train_reward_model(reference, pairs, seed, steps)
+    save_file(model.state_dict(), kept)
+    return model
+
+
 def train_reward_model(reference: Any, pairs: Path, seed: int, steps: int = STEPS) -> RewardModel:
-    """On the run's own preference pairs."""
+    """On preference pairs (Bradley-Terry)."""
     torch.manual_seed(seed)
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     model = RewardModel(reference.get_decoder(), reference.config.hidden_size).train()
