@@ -112,10 +112,11 @@ def test_a_result_of_another_configuration_is_not_read(results: Path) -> None:
 
 def test_the_page_keeps_what_was_written_by_hand(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "lab.md"
-    page.write_text("by hand\n<!-- lab: small summary -->\nold\n<!-- end -->\n<!-- lab: other summary -->\nkept\n<!-- end -->\n")
+    page.write_text("by hand ![](lab/small.png)\n<!-- lab: small summary -->\nold\n<!-- end -->\n<!-- lab: other summary -->\nkept\n<!-- end -->\n")
     write_page(page, [PLAN], results)
     text = page.read_text()
-    assert text.startswith("by hand\n") and "old" not in text and "kept" in text and "a policy" in text
+    assert (tmp_path / "lab" / "small.png").read_bytes()[:4] == b"\x89PNG"
+    assert text.startswith("by hand ") and "old" not in text and "kept" in text and "a policy" in text
     assert rendered(text, [PLAN], results) == text
     with pytest.raises(GanpoError, match="no table of kind 'sumary'"):
         rendered("<!-- lab: small sumary -->\n<!-- end -->", [PLAN], results)
