@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,10 +76,12 @@ def read_plans(path: Path) -> list[TablePlan]:
     document, rows = _read(path)
     plans = []
     for name, table in document["tables"].items():
+        _check_keys(path, f"tables.{name}", table, {"title", "claims", "protocol", "rows", "compare"})
         protocol = document["protocols"].get(table["protocol"])
         if protocol is None:
             raise ConfigError(f"{path}: tables.{name}.protocol: '{table['protocol']}' is not among `protocols`")
-        compare = tuple((first, second) for first, second in table.get("compare", ()))
+        _check_keys(path, f"protocols.{table['protocol']}", protocol, {"seeds", "split"})
+        compare = tuple((first, second) for first, second in table["compare"])
         unknown = [row for row in (*table["rows"], *(row for pair in compare for row in pair)) if row not in rows]
         if unknown:
             raise ConfigError(f"{path}: tables.{name}: no row is called '{unknown[0]}'; rows: {', '.join(rows)}")
@@ -130,18 +133,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Configuration]]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    missing = {"protocols", "every_run", "rows", "tables"} - set(document)
-    if missing:
-        raise ConfigError(f"{path}: {min(missing)}: missing; a file of rows has protocols, every_run, rows and tables")
+    _check_keys(path, "the file", document, {"protocols", "every_run", "rows", "tables"}, {"rows_of"})
     borrowed = _read(path.parent / document["rows_of"])[1] if "rows_of" in document else {}
     return document, {**borrowed, **{name: _row(path, name, row, document) for name, row in document["rows"].items()}}
 
 
 def _row(path: Path, name: str, row: Mapping[str, Any], document: Mapping[str, Any]) -> Configuration:
     """A row's sections laid over those that all rows share, key by key."""
-    unknown = set(row) - {"label", "run", "signals"}
-    if unknown:
-        raise ConfigError(f"{path}: rows.{name}.{min(unknown)}: unknown key; a row has label, run and signals")
+    _check_keys(path, f"rows.{name}", row, {"label"}, {"run", "signals"})
     if name == REFERENCE:
         return Configuration(name, row["label"], None)
     shared: Mapping[str, Mapping[str, Any]] = document["every_run"]
@@ -153,3 +152,13 @@ def _row(path: Path, name: str, row: Mapping[str, Any], document: Mapping[str, A
     if signals and ("discriminator" not in run or run["latents"] != READ_BY_SIGNALS):
         raise ConfigError(f"{path}: rows.{name}.signals: needs a discriminator, and latents {READ_BY_SIGNALS}")
     return Configuration(name, row["label"], run, signals)
+
+
+def _check_keys(
+    path: Path, place: str, section: object, needed: AbstractSet[str], allowed: AbstractSet[str] = frozenset()
+) -> None:
+    keys = set(section) if isinstance(section, Mapping) else set()
+    for key in sorted(needed - keys):
+        raise ConfigError(f"{path}: {place}: {key} is missing; it has {', '.join(sorted(needed | allowed))}")
+    for key in sorted(keys - needed - allowed):
+        raise ConfigError(f"{path}: {place}: unknown key {key}; it has {', '.join(sorted(needed | allowed))}")

@@ -117,6 +117,15 @@ def temperatures(evidence: Evidence) -> list[str]:
                 for at in TEMPERATURES
             ]
             lines.append([_name(row), str(len(seeds)), "matched" if matched else "as it is", *cells])
+        if row.name == REFERENCE and seeds:
+            for temperature in sorted(COLDER, reverse=True):
+                colder = Setting(1.0, colder=temperature)
+                cells = [
+                    _level(evidence, REFERENCE, seeds, Column("", name, colder)) if at == 1.0 else ""
+                    for name in ("win", "valid", "strict")
+                    for at in TEMPERATURES
+                ]
+                lines.append([f"reference sampled at {temperature}", str(len(seeds)), "colder", *cells])
     return _table(header, lines)
 
 

@@ -141,9 +141,11 @@ def test_jobs_come_table_by_table_and_seed_by_seed_and_nothing_twice(rows: Path)
     [
         (("protocol: confirm", "protocol: confrim"), "tables.small.protocol: 'confrim' is not among `protocols`"),
         (("rows: [plain, game]", "rows: [plane]"), "no row is called 'plane'; rows: reference, plain, game"),
-        (("label: plain", "label: plain, weight: 2"), "rows.plain.weight: unknown key"),
+        (("label: plain", "label: plain, weight: 2"), "rows.plain: unknown key weight; it has label, run, signals"),
         (("layer: -1", "layer: -2"), "rows.game.signals: needs a discriminator, and latents"),
-        (("every_run:", "each_run:"), "every_run: missing"),
+        (("every_run:", "each_run:"), "the file: every_run is missing; it has every_run, protocols, rows"),
+        (("split: test", "spilt: test"), "protocols.confirm: split is missing"),
+        ((", compare: [[game, plain]]", ""), "tables.small: compare is missing"),
     ],
 )
 def test_a_mistake_in_the_rows_names_its_place(rows: Path, change: tuple[str, str], message: str) -> None:
