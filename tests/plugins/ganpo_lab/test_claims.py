@@ -239,12 +239,16 @@ def test_a_critic_is_read_as_it_was_trained(made: Path, tmp_path: Path) -> None:
         signals.load_critic(tmp_path, 32)
 
 
-def test_a_dry_run_says_what_is_missing(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_says_what_is_missing_and_writes_the_page(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     runner = CliRunner()
     told = runner.invoke(commands.app, ["claims", "--file", "rows.yaml", "--results", "results", "--dry-run"])
     assert told.output.splitlines()[:1] == ["done     results/reference/test-0.json"]
     assert "missing  results/plain/test-1.json" in told.output.splitlines()
+    Path("page.md").write_text("<!-- lab: small margins -->\n<!-- end -->\n")
+    arguments = ["claims", "--file", "rows.yaml", "--results", "results", "--page", "page.md", "--page-only"]
+    assert runner.invoke(commands.app, arguments).exit_code == 0
+    assert "`plain` plain | 1 |" in Path("page.md").read_text()
     wrong = runner.invoke(commands.app, ["claims", "--file", "rows.yaml", "--seeds", "one", "--dry-run"])
     assert isinstance(wrong.exception, ConfigError)
 
