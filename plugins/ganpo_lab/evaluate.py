@@ -11,15 +11,8 @@ from typing import Any
 import torch
 
 from ganpo_core import statistics
-from ganpo_core.entropy import matching_temperature, mean_entropy
-from ganpo_lab.sampling import (
-    Look,
-    blind,
-    gumbel_noise,
-    padded,
-    response_logits,
-    sample,
-)
+from ganpo_lab.held_out import HeldOutSequences
+from ganpo_lab.sampling import Look, blind, gumbel_noise, sample
 from ganpo_lab.world import Request, Verdict, draw_requests, judge
 
 TEMPERATURES = (0.5, 1.0, 1.5)
@@ -87,28 +80,20 @@ class Evaluation:
         self._rivals = {
             temperature: self._judged(reference, temperature, rival_noise)[0] for temperature in TEMPERATURES
         }
-        self._sequences = padded([request for request, _ in sequences], [answer for _, answer in sequences])
-        self._seen = {} if sight is None else sight.look([request for request, _ in sequences])
-        self._reference_states = self._states(reference)
-        self.entropy = mean_entropy(response_logits(reference, *self._sequences, self._seen))
-        """The reference's, at T = 1: nats per token on the held-out sequences."""
+        self._held_out = HeldOutSequences(reference, sequences, None if sight is None else sight.look)
 
     def rows(self, name: str, policy: Any, is_reference: bool = False) -> Iterator[Row]:
         """A row per temperature, and one at the matched temperature (the reference's own is 1)."""
-        latent = (self._states(policy) - self._reference_states).square().mean().item()
+        latent = self._held_out.latent(policy)
         for temperature in TEMPERATURES:
             yield self._row(name, policy, temperature, temperature, False, latent)
         if not is_reference:
-            matched = self.matching_temperature(policy)
+            matched = self._held_out.matching_temperature(policy)
             yield self._row(name, policy, matched, 1.0, True, latent)
 
     def colder_reference(self, reference: Any, temperature: float) -> Row:
         """The reference itself, merely sampled colder, against its samples at T = 1."""
         return self._row("colder reference", reference, temperature, 1.0, False, 0.0)
-
-    def matching_temperature(self, policy: Any) -> float:
-        """At which the policy is as random as the reference is at 1."""
-        return matching_temperature(response_logits(policy, *self._sequences, self._seen), self.entropy)
 
     def _row(
         self, name: str, policy: Any, temperature: float, nominal: float, matched: bool, latent: float
@@ -141,11 +126,3 @@ class Evaluation:
         answers = sample(policy, self.requests, temperature, noise, look)
         verdicts = [judge(request, answer) for request, answer in zip(self.requests, answers, strict=True)]
         return verdicts, sum(map(len, answers)) / len(answers)
-
-    @torch.no_grad()
-    def _states(self, policy: Any) -> torch.Tensor:
-        """[number of valid positions, H], what the head reads."""
-        ids, valid, _ = self._sequences
-        inner = policy.get_decoder() if self._sight is None else policy.base_model
-        states: torch.Tensor = inner(input_ids=ids, attention_mask=valid.long(), **self._seen).last_hidden_state
-        return states[valid]

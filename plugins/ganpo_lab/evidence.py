@@ -1,0 +1,149 @@
+"""Saved results become numbers a prompt: what a row's answers earned, and how often they beat the reference's.
+
+Shape suffixes: P prompts, K answers to each, R rivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganpo_core import GanpoError
+from ganpo_core.statistics import difficulty
+from ganpo_lab.claims import read_result
+from ganpo_lab.configurations import REFERENCE, Job, TablePlan
+from ganpo_lab.measure import Sampling
+from ganpo_lab.outcomes import Outcomes, decode
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """At which temperature a row is read."""
+
+    at: float
+    """Nominal: the rivals' temperature."""
+    matched: bool = False
+    """At the temperature that gives the policy the entropy of the reference at `at`; for the reference, `at` itself."""
+    colder: float | None = None
+    """The reference alone, sampled at this temperature instead."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row in one world at one setting, a number a prompt: the mean over its answers."""
+
+    temperature: float
+    reward: Numbers
+    valid: Numbers
+    strict: Numbers
+    length: Numbers
+    win: Numbers
+    """Share of (answer, rival) pairs won by reward; a tie counts one half."""
+    longer: Numbers
+    """Tokens beyond the rivals' mean."""
+    every_length: Numbers
+    """[P, K], of each answer by itself."""
+    every_win: Numbers
+    """[P, K]."""
+
+
+class Evidence:
+    """The results of one table's rows, in every world where the reference has one."""
+
+    def __init__(self, plan: TablePlan, results: Path) -> None:
+        self.plan = plan
+        self._results = results
+        self._found: dict[tuple[str, int], dict[str, Any] | None] = {}
+        self._measured: dict[tuple[str, int, Setting], Measured] = {}
+        self._difficulty: dict[tuple[int, float], Numbers] = {}
+
+    def seeds(self, *rows: str) -> list[int]:
+        """Worlds in which all of these rows, and the reference, were measured."""
+        found = []
+        for seed in self.plan.protocol.seeds:
+            if all(self.result(row, seed) is not None for row in (REFERENCE, *rows)):
+                found.append(seed)
+        return found
+
+    def result(self, row: str, seed: int) -> dict[str, Any] | None:
+        """As it was saved; None where it was not, or is of another configuration than the file's."""
+        key = (row, seed)
+        if key not in self._found:
+            configuration = next(known for known in self.plan.rows if known.name == row)
+            job = Job(configuration, seed, self.plan.protocol.split)
+            found = read_result(self._results / job.file)
+            stale = found is not None and found["run"] != configuration.plain_run
+            self._found[key] = None if stale else found
+        return self._found[key]
+
+    def measured(self, row: str, seed: int, setting: Setting) -> Measured:
+        """One row in one world."""
+        key = (row, seed, setting)
+        if key not in self._measured:
+            self._measured[key] = self._measure(row, seed, setting)
+        return self._measured[key]
+
+    def difficulty(self, seed: int, at: float) -> Numbers:
+        """[P], log-odds of a win of answers of the reference that stand in no other comparison, against the rivals."""
+        key = (seed, at)
+        if key not in self._difficulty:
+            rivals, pool = (_rewards(self._samples(REFERENCE, seed, kind, Setting(at))) for kind in ("rival", "pool"))
+            self._difficulty[key] = difficulty(list(_wins(pool, rivals).T))
+        return self._difficulty[key]
+
+    def _measure(self, row: str, seed: int, setting: Setting) -> Measured:
+        own = self._samples(row, seed, "own", setting)
+        rivals = self._samples(REFERENCE, seed, "rival", Setting(setting.at))
+        outcomes = [decode(sampling.earned, sampling.length) for sampling in own]
+        length = _mean(outcomes, "length")
+        others = [decode(sampling.earned, sampling.length) for sampling in rivals]
+        wins_PK = _wins(_rewards(own), _rewards(rivals))
+        return Measured(
+            temperature=own[0].temperature,
+            reward=_mean(outcomes, "reward"),
+            valid=_mean(outcomes, "valid"),
+            strict=_mean(outcomes, "strict"),
+            length=length,
+            win=wins_PK.mean(1),
+            longer=length - _mean(others, "length"),
+            every_length=np.stack([each.length for each in outcomes], axis=1),
+            every_win=wins_PK,
+        )
+
+    def _samples(self, row: str, seed: int, kind: str, setting: Setting) -> list[Sampling]:
+        result = self.result(row, seed)
+        if result is None:
+            raise GanpoError(f"lab claims: no result of row '{row}' for seed {seed}; `ganpo lab claims --only {row}` makes it")
+        # The reference is its own match.
+        matched = setting.matched and row != REFERENCE
+        exact = setting.at if setting.colder is None else setting.colder
+        return [
+            sampling
+            for sampling in map(Sampling.of_json, result["samples"])
+            if (sampling.kind, sampling.at, sampling.matched) == (kind, setting.at, matched)
+            and (matched or sampling.temperature == exact)
+        ]
+
+
+def _rewards(samples: Sequence[Sampling]) -> Numbers:
+    """[P, K]."""
+    return np.stack([decode(sampling.earned, sampling.length).reward for sampling in samples], axis=1)
+
+
+def _wins(own_PK: Numbers, rivals_PR: Numbers) -> Numbers:
+    """[P, K], over all rivals."""
+    gap = np.sign(own_PK[:, :, None] - rivals_PR[:, None, :])
+    share: Numbers = ((gap + 1) / 2).mean(2)
+    return share
+
+
+def _mean(outcomes: Sequence[Outcomes], name: str) -> Numbers:
+    found: Numbers = np.mean([getattr(each, name) for each in outcomes], axis=0)
+    return found
