@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ganpo_core.asking import ask, kind_of, method_name
 from ganpo_core.components import LatentExtractor
 from ganpo_core.errors import PluginError
-from ganpo_core.types import Latents, Layer, Module, Source, TokenMap
+from ganpo_core.types import Latents, Source, TokenMap
 
 
 def read_latents(extractor: LatentExtractor, captured: Mapping[Source, Tensor], tokens: TokenMap) -> Latents:
@@ -40,8 +41,9 @@ def read_selected(extractor: LatentExtractor, tokens: TokenMap) -> Tensor:
 def read_sources(extractor: LatentExtractor, model: nn.Module) -> tuple[Source, ...]:
     """`extractor.sources`. Raises PluginError for anything but places in a model."""
     found = ask(extractor, "sources", model)
-    if not isinstance(found, tuple) or not all(isinstance(source, Layer | Module) for source in found):
+    if not isinstance(found, tuple) or not all(isinstance(source, get_args(Source)) for source in found):
         raise PluginError(
-            f"{method_name(extractor, 'sources')} returned {kind_of(found)}; expected a tuple of Layer and Module"
+            f"{method_name(extractor, 'sources')} returned {kind_of(found)}; expected a tuple of Layer, Module and "
+            "ImageFeatures"
         )
     return found

@@ -61,9 +61,10 @@ class Plugins:
             raise PluginError(f"kind '{kind}' is not known.{did_you_mean(kind, names)} Known: {known}")
         return self.registries[names[kind]]
 
-    def entries(self) -> list[tuple[str, str, Entry]]:
-        """(kind, name, entry) of everything registered, in a stable order."""
-        return [(kind, name, registry[name]) for kind, registry in self.registries.items() for name in registry]
+    def entries(self, in_run_file: bool = False) -> list[tuple[str, str, Entry]]:
+        """(kind, name, entry) of everything registered, in a stable order; or of what a run file can name."""
+        kinds = [kind.name for kind in KINDS if kind.in_run_file or not in_run_file]
+        return [(kind, name, self.registries[kind][name]) for kind in kinds for name in self.registries[kind]]
 
     def commands(self) -> dict[str, typer.Typer]:
         """Command groups that plugins add to the command line."""
@@ -81,7 +82,8 @@ class Plugins:
         """Tell every observer. Raises PluginError naming the one that fails."""
         report = replace(report, metrics=MappingProxyType(dict(report.metrics)))
         for implementation in self.manager.hook.ganpo_step_finished.get_hookimpls():
-            with naming(self.providers[implementation.plugin_name], "ganpo_step_finished"):
+            name = implementation.plugin_name  # an observer may have joined the manager without being loaded
+            with naming(self.providers.get(name, Provider(name, None, None)), "ganpo_step_finished"):
                 implementation.function(*(report for _ in implementation.argnames))
 
     def _results(self, hook: str) -> Iterable[tuple[Provider, Mapping[Any, Any]]]:

@@ -166,7 +166,7 @@ def _numeric(base: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         yield from ((dict(base), f"{path}.{name}") for name in _numbers(cls))
     yield from (({**base, **game, "adversary": {}}, f"adversary.{name}") for name in _numbers(AdversaryConfig))
     names = {"latent_extractor": "latents"}
-    for kind, name, entry in load_plugins().entries():
+    for kind, name, entry in load_plugins().entries(in_run_file=True):
         section = names.get(kind, kind)
         whole = {**base, **({} if kind == "objective" else game), section: {"use": name, **entry.component.example}}
         yield from ((whole, f"{section}.{option}") for option in _numbers(entry.component))

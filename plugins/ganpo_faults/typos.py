@@ -109,7 +109,7 @@ def _places(site: Site) -> Iterator[Place]:
     yield from _each(listed, ("adversaries", "0"), ("name", "weight", *game))
     yield from _each(listed, ("adversaries", "0", "adversary"), _keys(AdversaryConfig))
     sections = {"objective": "objective", "latent_extractor": "latents"}
-    for kind, name, entry in load_plugins().entries():
+    for kind, name, entry in load_plugins().entries(in_run_file=True):
         section, keys = sections.get(kind, kind), ("use", *_keys(entry.component))
         used = {"use": name, **entry.component.example}
         whole = {**base, "objective": used} if kind == "objective" else {**base, **game, section: used}

@@ -110,8 +110,7 @@ def test_a_declaration_that_nothing_can_give_is_found_without_weights(
         (declares("needs_reference = False"), PluginError, "Its `reference` is None, because needs_reference is False"),
         (SHORTEST.replace("policy, reference)", "policy)"), PluginError, "takes 2 positional arguments but 3 were given"),
         (returns("return PairLoss((bad - good - 1).sqrt(), good, bad)"), TrainingError,
-         "step 1: the loss (nan) or the policy's gradient (norm nan) is not finite; the policy was not updated. "
-         "plugin 'mine sha256:"),
+         "step 1: loss, policy's gradient is not finite; the policy was not updated, nor was anything else"),
         (declares("needs = frozenset({'preference'})"), DataError, "needs the column `preference` in every row"),
         (declares("batch_statistics = {'x': 'running_mean'}"), PluginError, "Mine.batch_values gives nothing; batch_statistics"),
         (declares("batch_statistics = {'x': 'running_mean'}", "{'y': policy.chosen.total}"), PluginError, "gives y; batch_sta"),

@@ -26,11 +26,12 @@ def test_a_slip_is_one_edit_and_no_key(site: Site) -> None:
 
 
 def test_every_reason_for_a_flawed_row_has_a_kind_of_row() -> None:
-    """But for a label that is none and a template that refuses, which need data and a tokenizer of their own."""
-    from ganpo_core.data.flaws import Flaw
+    """But for a label that is none, a template that refuses, and images, which need data and a tokenizer of their own."""
+    from ganpo_core.data.flaws import BAD_IMAGE, Flaw
 
     made = {reason for reason, _ in rows.KINDS.values()}
-    assert {str(flaw) for flaw in Flaw} - made == {"bad_label", "refused_by_template"}
+    of_images = {*BAD_IMAGE, Flaw.IMAGE_COUNT, Flaw.IMAGE_IN_RESPONSE, Flaw.REFUSED_BY_PROCESSOR}
+    assert {str(flaw) for flaw in Flaw} - made == {"bad_label", "refused_by_template", *map(str, of_images)}
 
 
 def test_a_run_without_a_fault_would_be_noticed(site: Site, tmp_path: Path) -> None:
