@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch, TokenPair
-from ganpo_core.errors import CheckpointError, TrainingError
+from ganpo_core.errors import CheckpointError, ConfigError, TrainingError
 from ganpo_core.folders import find_flaw, write_folder
 from ganpo_core.step import reference_pass
 from ganpo_core.weights import fingerprint
@@ -59,11 +59,14 @@ def row_key(pair: TokenPair) -> str:
 def use_reference_cache(run: Run, say: Callable[[str], None]) -> None:
     """Compute what is missing, check some of what is there, and let go of the reference's weights; collective.
 
-    Raises TrainingError where values on the disk are not this reference's.
+    Raises TrainingError where values on the disk are not this reference's, ConfigError for a model that sees.
     """
     root = run.config.training.reference_cache
     if root is None:
         return
+    if run.models.processor is not None:
+        # Two rows with the same words and other images have the same tokens.
+        raise ConfigError("training.reference_cache: values are kept by tokens, and this model reads images too; remove it")
     identity = f"{fingerprint(run.models, run.sum_over_processes)} {run.models.dtype}"
     folder = Path(root) / sha256(identity.encode()).hexdigest()[:32]
     wanted: dict[str, TokenPair] = {}

@@ -130,6 +130,14 @@ def test_what_needs_more_of_the_reference_is_refused(sections: dict[str, Any], r
         assemble(load_run(cached(**sections)), Accelerator(cpu=True))
 
 
+def test_a_model_that_sees_is_refused_since_images_are_no_part_of_the_key(cached: MakeRun, tmp_path: Path) -> None:
+    live = assemble(load_run(cached()), Accelerator(cpu=True))
+    live.models.processor = object()
+    with pytest.raises(ConfigError, match=r"training\.reference_cache: .* reads images too"):
+        use_reference_cache(live, lambda line: None)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_cache_that_is_no_folder_is_refused(cached: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(ConfigError, match=r"training\.reference_cache: .* is a file"):
