@@ -1,7 +1,8 @@
 """TRL's DPOTrainer under a stopwatch, in an interpreter of its own: `python peer.py SPEC.json`.
 
 One file on purpose: it runs wherever torch, transformers, datasets and trl (0.25 or 1.16) are installed. Orders come
-as JSON lines on standard input, `{"steps": k}` or `{"stop": true}`; each block of steps is answered with one line.
+as JSON lines on standard input, `{"steps": k, "settle": true}` or `{"stop": true}`; each block of steps is answered with
+one line.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Stopwatch:
         if "stop" in order:
             os._exit(0)  # nothing is to be saved: no destructor, no export
         self._left, self._seconds, self._facts = int(order["steps"]), [], []
-        self._before = settle_memory()
+        if order["settle"]:
+            self._before = settle_memory()
         self._started = time.perf_counter()
 
     def step_finished(self, facts: Mapping[str, float]) -> None:

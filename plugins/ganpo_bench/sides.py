@@ -32,11 +32,15 @@ class Side:
     _process: subprocess.Popen[str] | None = None
 
     def take(self, steps: int, warm_up: bool = False) -> None:
-        """Take steps and keep what they took. Raises GanpoError where the child fails."""
+        """Take steps and keep what they took. Raises GanpoError where the child fails.
+
+        Free memory is given back before the warm-up and after it, and not between timed blocks: a run does not return
+        its heap at every step, and getting it again would be timed.
+        """
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(json.dumps({"steps": steps}) + "\n")
+            process.stdin.write(json.dumps({"steps": steps, "settle": warm_up or not self.memory}) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
             raise GanpoError(self._failure()) from None
