@@ -70,7 +70,7 @@ def without_video(kind: Any) -> Any:
     """A class of processors that does without what reads videos: NO_VIDEO stands for it."""
     from transformers import ProcessorMixin
 
-    class Seeing(ProcessorMixin):
+    class Seeing(ProcessorMixin):  # type: ignore[misc]
         """Between `kind` and ProcessorMixin, whose constructor is handed every part by name or in order."""
 
         video_processor = NO_VIDEO
