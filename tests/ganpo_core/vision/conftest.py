@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vision_families import FAMILIES, save_family, write_rows
+from vision_families import FAMILIES, UNLISTED, save_family, write_rows
 from vision_runs import COUNTS, RunOf
 
 
@@ -20,7 +20,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
             sizes = ((8, 8), (24, 16))
-            rows = write_rows(folder, COUNTS, chat=FAMILIES[name][1] is not None, sizes=sizes)
+            rows = write_rows(folder, COUNTS, chat={**FAMILIES, **UNLISTED}[name][1] is not None, sizes=sizes)
             made[name] = save_family(name, folder / "model"), rows
         return made[name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import BatchFeature
-from vision_families import FAMILIES
+from vision_families import FAMILIES, UNLISTED
 from vision_runs import COUNTS, RunOf, assembled
 
 from ganpo_core.assemble import Run
@@ -22,11 +23,11 @@ from ganpo_core.models import load_processor
 from ganpo_core.types import ImageFeatures, Layer
 
 NAMES = list(FAMILIES)
-PACKED = {"llava", "smolvlm", "idefics3"}
+PACKED = {"llava", "smolvlm", "idefics3", "internvl", "llava_next", "ovis2"}
 """Causal, with positions of one dimension: these can be packed."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *UNLISTED])
 def test_log_probabilities_are_those_of_the_models_own_forward(name: str, run_of: RunOf) -> None:
     """Rows with 0, 1 and 3 images in one ragged batch, in the layout that the run chose; each row by itself on the other side."""
     run = assembled(run_of(name, model={"path": run_of(name)["model"]["path"], "dtype": "float64"}))
@@ -62,10 +63,12 @@ def own_logps(model: Any, processor: Any, text: str, images: list[Any], prompt: 
     inputs: dict[str, Any] = {}
     if images:
         bos = processor.tokenizer.bos_token
-        made = processor(text=[text], images=[images], add_special_tokens=not text.startswith(bos))
+        options = {"add_special_tokens": not text.startswith(bos), "images_kwargs": {"return_tensors": "pt"}}
+        made = processor(text=[text], images=[images], **options)
         made = BatchFeature({key: value for key, value in made.items() if key != "labels"}, tensor_type="pt")
         assert made["input_ids"][0].tolist() == prompt
-        inputs = {key: value for key, value in made.items() if key not in ("input_ids", "attention_mask")}
+        taken = signature(model.forward).parameters
+        inputs = {key: value for key, value in made.items() if key in taken and key not in ("input_ids", "attention_mask")}
         for key in ("token_type_ids", "mm_token_type_ids"):
             if key in inputs:
                 # What follows a prefix is 1, what is no image is 0.
