@@ -55,12 +55,12 @@ def _unlike(pairs: PairDataset, seen: list[int]) -> list[int]:
     how many there are, and how much of them is used."""
 
     def width_to_height(index: int) -> float:
-        images = pairs[index].images
+        images = prompts[index]
         assert images is not None
         return sum(image.size[0] / image.size[1] for image in images.images) / images.count
 
-    shapes = {index: width_to_height(index) for index in seen}
-    return list(dict.fromkeys([min(shapes, key=shapes.__getitem__), max(shapes, key=shapes.__getitem__)]))
+    prompts = pairs.images
+    return list({min(seen, key=width_to_height): None, max(seen, key=width_to_height): None})
 
 
 def _check_without_images(

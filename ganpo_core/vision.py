@@ -57,7 +57,7 @@ def load_processor(path: str, revision: str | None, config: Any, trust_remote_co
     own = image_token_id(processor)
     asked = getattr(config, "image_token_id", own)
     # Some processors are named after what the user writes for an image, and put in another token.
-    if asked != own and asked in processor(text=[processor.image_token], images=[[blank_image()]], **IN_TENSORS)["input_ids"][0]:
+    if asked != own and asked in tried(processor)["input_ids"][0]:
         processor.image_token_ids = [asked]
     return processor
 
@@ -117,6 +117,17 @@ def blank_image() -> Image:
 def blank_pixels(processor: Any) -> dict[str, Tensor]:
     """What a processor makes of one image."""
     return pixels(processor, processor.image_token, [blank_image()])
+
+
+def tried(processor: Any, **options: Any) -> Any:
+    """What a processor makes of a prompt that is one image. Raises ConfigError where it makes nothing."""
+    try:
+        return processor(text=[processor.image_token], images=[[blank_image()]], **IN_TENSORS, **options)
+    except Exception as error:  # of any kind: processors are programs
+        raise ConfigError(
+            f"model.path: {type(processor).__name__} cannot read an image of {BLANK} x {BLANK} pixels: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def pixels(processor: Any, text: str, images: Sequence[Any]) -> dict[str, Tensor]:

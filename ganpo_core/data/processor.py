@@ -16,7 +16,7 @@ from ganpo_core.data.placeholders import place_images
 from ganpo_core.data.render import Rendered, render_chat
 from ganpo_core.data.tokenize import Ids, PairTokenizer
 from ganpo_core.errors import ConfigError
-from ganpo_core.vision import IN_TENSORS, TOKEN_TYPES, blank_image, image_token_id, pixels
+from ganpo_core.vision import IN_TENSORS, TOKEN_TYPES, image_token_id, pixels, tried
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ class ImagePairTokenizer(PairTokenizer):
         """
         responds = "suffix" in signature(type(self.processor).__call__).parameters
         response = {"suffix": ["a"]} if responds else {}
-        made = self.processor(text=[self.placeholder], images=[[blank_image()]], **IN_TENSORS, **response)
+        made = tried(self.processor, **response)
         known = {"image": [int(token == self.image_token_id) for token in made["input_ids"][0]]}
         if responds:
             known["response"] = [int(label != NO_LABEL) for label in made["labels"][0]]

@@ -78,7 +78,8 @@ def plan_run(
 
     Images are counted where the data are read: with `lengths` that are given, a run is taken for one of text.
     """
-    processor = load_processor(config.model, config.trust_remote_code)
+    needs_processor = lengths is None or config.model.freeze  # otherwise the configuration is enough
+    processor = load_processor(config.model, config.trust_remote_code) if needs_processor else None
     views = Views()
     if lengths is None:
         lengths, views = measured(config, processor)

@@ -50,17 +50,14 @@ class Views:
     @classmethod
     def of(cls, pairs: PairDataset) -> Views:
         """Prompts spread evenly over the data."""
-        seen = pairs.with_images
-        if not seen:
+        if not pairs.with_images:
             return cls()
-        every = {index: pairs[index].images for index in seen}
-        largest = max(seen, key=lambda index: _num_pixels(every[index]))
-        chosen = [largest, *seen[:: -(-len(seen) // TRIED)]]
-        return cls(tuple(found for index in chosen if (found := every[index]) is not None), len(seen) / len(pairs))
+        every = [prompt for prompt in pairs.images if prompt is not None and prompt.count]
+        return cls((max(every, key=_num_pixels), *every[:: -(-len(every) // TRIED)]), len(every) / len(pairs))
 
 
-def _num_pixels(images: PromptImages | None) -> int:
-    return 0 if images is None else sum(image.size[0] * image.size[1] for image in images.images)
+def _num_pixels(images: PromptImages) -> int:
+    return sum(image.size[0] * image.size[1] for image in images.images)
 
 
 def planned_model(config: ModelConfig, processor: Any = None) -> Any:

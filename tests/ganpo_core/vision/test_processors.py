@@ -61,6 +61,17 @@ def test_marks_that_are_not_known_are_refused(monkeypatch: pytest.MonkeyPatch) -
         ImagePairTokenizer(processor)
 
 
+def test_a_processor_that_fails_on_an_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor, _ = FAMILIES["llava"][0]()
+
+    def fail(*_: object, **__: object) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(type(processor.image_processor), "__call__", fail)
+    with pytest.raises(ConfigError, match="LlavaProcessor cannot read an image of 64 x 64 pixels: AttributeError: no such"):
+        ImagePairTokenizer(processor)
+
+
 def test_a_processor_without_a_token_for_images_is_refused() -> None:
     with pytest.raises(ConfigError, match="SimpleNamespace names no token that stands for images"):
         image_token_id(SimpleNamespace(image_token_ids=[None], image_token="<image>"))
