@@ -23,6 +23,8 @@ from ganpo_core.models import load_processor
 from ganpo_core.types import ImageFeatures, Layer
 
 NAMES = list(FAMILIES)
+IN_TENSORS = {"images_kwargs": {"return_tensors": "pt"}}
+"""Some processors need tensors of images, and some warn of tensors of tokens."""
 PACKED = {"llava", "smolvlm", "idefics3", "internvl", "llava_next", "ovis2"}
 """Causal, with positions of one dimension: these can be packed."""
 
@@ -63,8 +65,7 @@ def own_logps(model: Any, processor: Any, text: str, images: list[Any], prompt: 
     inputs: dict[str, Any] = {}
     if images:
         bos = processor.tokenizer.bos_token
-        options = {"add_special_tokens": not text.startswith(bos), "images_kwargs": {"return_tensors": "pt"}}
-        made = processor(text=[text], images=[images], **options)
+        made = processor(text=[text], images=[images], add_special_tokens=not text.startswith(bos), **IN_TENSORS)
         made = BatchFeature({key: value for key, value in made.items() if key != "labels"}, tensor_type="pt")
         assert made["input_ids"][0].tolist() == prompt
         taken = signature(model.forward).parameters
@@ -82,23 +83,23 @@ def own_logps(model: Any, processor: Any, text: str, images: list[Any], prompt: 
     return logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *UNLISTED])
 def test_image_masks_count_what_the_processor_inserted(name: str, run_of: RunOf) -> None:
-    """LLaVA and PaliGemma: 16 tokens an image; Gemma and Idefics 4; SmolVLM 4 a tile, of which an image is 5 or 3; Qwen one for
-    each 8 x 8 pixels of what it resizes to."""
+    """LLaVA and PaliGemma: 16 tokens an image; Gemma, Idefics and Ovis 4; SmolVLM and InternVL 4 a tile; Qwen one for each
+    8 x 8 pixels of what it resizes to."""
     run = assembled(run_of(name))
     batch = run.batch(run.pairs, list(range(6)))
     assert batch.tokens.image is not None
     processor = load_processor(run.config.model)
     texts, images = own_rows(run, batch)
     expected = [
-        processor(text=[texts[row]], images=[images[row]])["input_ids"][0].count(image_id(run))
+        processor(text=[texts[row]], images=[images[row]], **IN_TENSORS)["input_ids"][0].count(image_id(run))
         if COUNTS[row] else 0
         for row in range(6)
     ]
     assert batch.tokens.image.sum(1).tolist() == expected * 2
     assert not (batch.tokens.image & batch.tokens.response).any()
-    each = {"llava": 16, "paligemma": 16, "gemma3": 4, "idefics3": 4}.get(name)
+    each = {"llava": 16, "paligemma": 16, "gemma3": 4, "idefics3": 4, "ovis2": 4}.get(name)
     assert each is None or expected == [count * each for count in COUNTS]
 
 
@@ -162,7 +163,8 @@ def test_every_layout_gives_the_same_of_images(name: str, single: bool, run_of: 
     pairs = run.pairs[:5]
     if single:
         pairs = [dataclasses.replace(pair, **{side: ()}) for pair, side in zip(pairs, ("chosen", "rejected") * 3, strict=False)]
-    sources, model = (ImageFeatures("tower"), ImageFeatures("projector"), Layer(-1)), run.models.policy
+    tower = () if name == "llava_next" else (ImageFeatures("tower"),)  # its tiles have no place among the tokens
+    sources, model = (*tower, ImageFeatures("projector"), Layer(-1)), run.models.policy
     found = {
         packing: response_pass(model, model, collate(pairs, 0, packing), sources, head=run.plan.head)  # type: ignore[arg-type]
         for packing in ("padded", "packed", "shared")
