@@ -11,7 +11,7 @@ from ganpo_core.config import RunConfig
 from ganpo_core.data import PairBatch, PairDataset, collate
 from ganpo_core.errors import ConfigError, DataError
 from ganpo_core.forward import response_pass
-from ganpo_core.forward.images import is_of_images
+from ganpo_core.forward.images import UnplacedStatesError, is_of_images
 from ganpo_core.models import Models
 from ganpo_core.types import ImageFeatures, Source
 
@@ -19,8 +19,9 @@ from ganpo_core.types import ImageFeatures, Source
 def prepare_image_latents(config: RunConfig, models: Models, pairs: PairDataset) -> None:
     """Note how wide the states of images are, in `models.image_widths`.
 
-    Raises ConfigError for latents that training cannot move, and where latents of images find none, ConfigError or
-    DataError. One pass of the policy over a pair with an image tells; without images nothing is run.
+    Raises ConfigError for latents that training cannot move or that have no place among the tokens, and where latents of
+    images find none, ConfigError or DataError. A pass of the policy over pairs with images of unlike shapes tells; without
+    images nothing is run.
     """
     policy, seen = models.policy, pairs.with_images
     sources = {plan.name: plan.latents.sources(policy) for plan in config.adversaries}
@@ -31,9 +32,13 @@ def prepare_image_latents(config: RunConfig, models: Models, pairs: PairDataset)
     every = tuple(dict.fromkeys(source for found in sources.values() for source in found))
     if not every:
         return
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        batch = _first(pairs, seen[0], models)
-        states = response_pass(models.run_policy, policy, batch, every, logps=False).states
+    for index in _unlike(pairs, seen):
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            try:
+                states = response_pass(models.run_policy, policy, _first(pairs, index, models), every, logps=False).states
+            except UnplacedStatesError as error:
+                names = ", ".join(f"'{name}'" for name, found in sources.items() if error.source in found)
+                raise ConfigError(f"adversary {names}: {error}") from error
     of_images = [source for source in every if is_of_images(source, policy)]
     models.image_widths = {source: states[source].shape[-1] for source in of_images}
     for name, found in sources.items():
@@ -43,6 +48,19 @@ def prepare_image_latents(config: RunConfig, models: Models, pairs: PairDataset)
                 "from the reference's; train that part (model.freeze, model.lora.vision), or read states that come "
                 "after something trained, such as image positions of the language model"
             )
+
+
+def _unlike(pairs: PairDataset, seen: list[int]) -> list[int]:
+    """Of the pairs with images, those with the tallest and the widest: where an image is cut into tiles, its shape decides
+    how many there are, and how much of them is used."""
+
+    def width_to_height(index: int) -> float:
+        images = prompts[index]
+        assert images is not None
+        return sum(image.size[0] / image.size[1] for image in images.images) / images.count
+
+    prompts = pairs.images
+    return list({min(seen, key=width_to_height): None, max(seen, key=width_to_height): None})
 
 
 def _check_without_images(

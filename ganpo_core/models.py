@@ -147,7 +147,7 @@ def load_models(
     if config.disable_dropout:
         disable_dropout(policy)
     if config.freeze:
-        _freeze_parts(policy, config, processor)
+        freeze_parts(policy, config, processor)
     if config.freeze_output:
         policy.get_output_embeddings().requires_grad_(False)
     if not any(weight.requires_grad for weight in policy.parameters()):
@@ -334,7 +334,8 @@ def _ends(name: str, suffixes: list[str]) -> bool:
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)
 
 
-def _freeze_parts(policy: Any, config: ModelConfig, processor: Any) -> None:
+def freeze_parts(policy: Any, config: ModelConfig, processor: Any) -> None:
+    """Train nothing of what `model.freeze` names. Raises ConfigError for adapters, and for a model that reads text alone."""
     if processor is None or config.lora is not None:
         reason = "with `lora` only adapters are trained" if config.lora else "the model reads text alone"
         raise ConfigError(f"model.freeze: {reason}; remove it")

@@ -6,15 +6,21 @@ Nothing here names a family: what differs between them comes from transformers' 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ganpo_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor, nn
 
-OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"})
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+"""What processors call their marks of single tokens."""
+OF_TEXT = frozenset({"input_ids", "attention_mask", "labels", *TOKEN_TYPES})
 """What a processor makes of text; everything else is of images."""
+IN_TENSORS: dict[str, Any] = {"images_kwargs": {"return_tensors": "pt"}}
+"""Options of a processor: tensors of images, lists of tokens."""
 BLANK = 64
 """Pixels of a side of the image that models and processors are tried with."""
 
@@ -48,39 +54,88 @@ def load_processor(path: str, revision: str | None, config: Any, trust_remote_co
         raise ConfigError(f"model.path: no processor in '{path}' for the model's images: {reason}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise ConfigError(f"model.path: the processor of '{path}' reads no images")
+    own = image_token_id(processor)
+    asked = getattr(config, "image_token_id", own)
+    # Some processors are named after what the user writes for an image, and put in another token.
+    if asked != own and asked in tried(processor)["input_ids"][0]:
+        processor.image_token_ids = [asked]
     return processor
 
 
+NO_VIDEO = SimpleNamespace(num_frames=None, fps=None)
+"""In the place of what reads videos; some chat templates are given its settings, whether there is a video or not."""
+
+
 def without_video(kind: Any) -> Any:
-    """A class of processors that takes no processor of videos."""
+    """A class of processors that does without what reads videos: NO_VIDEO stands for it."""
+    from transformers import ProcessorMixin
 
-    def get_attributes(cls: Any) -> list[str]:
-        return [name for name in kind.get_attributes() if "video" not in name]
+    class Seeing(ProcessorMixin):  # type: ignore[misc]
+        """Between `kind` and ProcessorMixin, whose constructor is handed every part by name or in order."""
 
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(get_attributes), "__module__": kind.__module__})
+        video_processor = NO_VIDEO
+
+        def __init__(self, *parts: Any, **named: Any) -> None:
+            kept = {name: part for name, part in named.items() if part is not NO_VIDEO}
+            super().__init__(*(part for part in parts if part is not NO_VIDEO), **kept)
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if "video" not in name]
+
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **named: Any) -> Any:
+            loaded = iter(args)
+            parts = [NO_VIDEO if "video" in name else next(loaded) for name in super().get_attributes()]
+            return super().from_args_and_dict(parts, processor_dict, **named)
+
+    return type(kind.__name__, (kind, Seeing), {"__module__": kind.__module__})
 
 
 def image_token_id(processor: Any) -> int:
-    """The token that stands for a piece of an image; those around it, where a processor names them too, come after."""
-    return int(next(token for token in processor.image_token_ids if token is not None))
+    """The token that stands for a piece of an image; those around it, where a processor names them too, come after.
+
+    Raises ConfigError for a processor without such a token.
+    """
+    found = next((token for token in processor.image_token_ids if token is not None), None)
+    if found is None or not getattr(processor, "image_token", None):
+        raise ConfigError(
+            f"model.path: {type(processor).__name__} names no token that stands for images in the text, and models that take "
+            "their images in another way are not trained here"
+        )
+    return int(found)
+
+
+def blank_image() -> Image:
+    """An image to try a processor or a model with."""
+    from PIL import Image
+
+    # Not quite grey: what is normalized to 0 is padding to some models.
+    return Image.new("RGB", (BLANK, BLANK), (200, 100, 50))
 
 
 def blank_pixels(processor: Any) -> dict[str, Tensor]:
     """What a processor makes of one image."""
-    from PIL import Image
+    return pixels(processor, processor.image_token, [blank_image()])
 
-    # Not quite grey: what is normalized to 0 is padding to some models.
-    blank = Image.new("RGB", (BLANK, BLANK), (200, 100, 50))
-    return pixels(processor, processor.image_token, [blank])
+
+def tried(processor: Any, **options: Any) -> Any:
+    """What a processor makes of a prompt that is one image. Raises ConfigError where it makes nothing."""
+    try:
+        return processor(text=[processor.image_token], images=[[blank_image()]], **IN_TENSORS, **options)
+    except Exception as error:  # of any kind: processors are programs
+        raise ConfigError(
+            f"model.path: {type(processor).__name__} cannot read an image of {BLANK} x {BLANK} pixels: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def pixels(processor: Any, text: str, images: Sequence[Any]) -> dict[str, Tensor]:
     """What a model is given of the images of one prompt."""
-    from transformers import BatchFeature
+    import torch
 
-    made = processor(text=[text], images=[list(images)])
-    of_images = {name: value for name, value in made.items() if name not in OF_TEXT}
-    return dict(BatchFeature(of_images, tensor_type="pt"))
+    made = processor(text=[text], images=[list(images)], **IN_TENSORS)
+    return {name: value for name, value in made.items() if name not in OF_TEXT and isinstance(value, torch.Tensor)}
 
 
 def image_model(base: nn.Module) -> Any:

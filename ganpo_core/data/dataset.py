@@ -101,6 +101,11 @@ class PairDataset(Sequence[TokenPair]):
         return not bool(np.isnan(self._preferences).any())
 
     @property
+    def images(self) -> Sequence[PromptImages | None]:
+        """The images of each pair's prompt; None where the model reads text alone."""
+        return self._images or [None] * len(self)
+
+    @property
     def with_images(self) -> list[int]:
         """The pairs whose prompt holds an image, by index."""
         return [index for index, images in enumerate(self._images or ()) if images is not None and images.count]

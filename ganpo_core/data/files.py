@@ -12,6 +12,7 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -150,14 +151,24 @@ def _read_arrow(builder: str) -> Callable[[Path], Iterator[Row]]:
 
 def undecoded(table: Decodes) -> Decodes:
     """A dataset whose images stay bytes or paths: a broken one is then a row's flaw, not its file's."""
-    from datasets import Image, List
-
     for name, feature in (table.features or {}).items():
-        if isinstance(feature, Image):
-            table = table.cast_column(name, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            table = table.cast_column(name, List(Image(decode=False)))
+        stored = _stored(feature)
+        if stored != feature:
+            table = table.cast_column(name, stored)
     return table
+
+
+def _stored(feature: Any) -> Any:
+    """The feature with every image in it, however deep, as it is stored."""
+    from datasets import Image, LargeList, List
+
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_stored(feature.feature))
+    if isinstance(feature, Mapping):
+        return {name: _stored(inner) for name, inner in feature.items()}
+    return feature
 
 
 FILE_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote, urlparse
 
 from ganpo_core.data.flaws import Flaw, RowError
@@ -105,18 +105,24 @@ class ImageStore:
 
 def decoded(content: bytes) -> Image:
     """An image of these bytes, upright and RGB. Raises RowError where they are not a whole image."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged tags, which name no row
             # More pixels than any photograph: a file that is made to fill the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(content))
-            image.load()
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            return _upright(Image.open(BytesIO(content)))
+    except Exception as error:  # of any kind: each format has a reader of its own, and broken files reach all of its corners
         reason = str(error).strip().splitlines()[0].split(" <")[0] if str(error).strip() else type(error).__name__
         raise RowError(Flaw.BROKEN_IMAGE, f"an image cannot be decoded: {reason}") from error
+
+
+def _upright(image: Image) -> Image:
+    from PIL import ImageOps
+
+    image.load()
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _found(value: object, folder: Path | None) -> tuple[Path | None, bytes]:
@@ -131,13 +137,27 @@ def _found(value: object, folder: Path | None) -> tuple[Path | None, bytes]:
         return path, _read(path)
     if value is None:
         raise RowError(Flaw.MISSING_IMAGE, "an image is null")
-    if callable(save := getattr(value, "save", None)):
-        buffer = BytesIO()
-        save(buffer, format="PNG")
-        return None, buffer.getvalue()
+    if _is_pil(value):
+        return None, _encoded(value)
     raise RowError(
         Flaw.WRONG_TYPE, f"an image is of type {type(value).__name__}; give a path, bytes, a PIL image or a file:// URL"
     )
+
+
+def _is_pil(value: object) -> TypeGuard[Image]:
+    from PIL import Image
+
+    return isinstance(value, Image.Image)
+
+
+def _encoded(image: Image) -> bytes:
+    """A PIL image as a file: RGB, since PNG has no place for every mode. Raises RowError where its own file is broken."""
+    buffer = BytesIO()
+    try:
+        _upright(image).save(buffer, format="PNG")
+    except Exception as error:  # opened, and not yet read
+        raise RowError(Flaw.BROKEN_IMAGE, f"an image cannot be decoded: {error}") from error
+    return buffer.getvalue()
 
 
 def _local(text: str, folder: Path | None) -> Path:

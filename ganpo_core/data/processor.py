@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ganpo_core.data.flaws import Flaw, RowError
 from ganpo_core.data.formats import ChatPair, Row, TextPair
@@ -16,14 +15,15 @@ from ganpo_core.data.images import ImageStore, PromptImages, StoredImage
 from ganpo_core.data.placeholders import place_images
 from ganpo_core.data.render import Rendered, render_chat
 from ganpo_core.data.tokenize import Ids, PairTokenizer
-from ganpo_core.vision import image_token_id, pixels
+from ganpo_core.errors import ConfigError
+from ganpo_core.vision import IN_TENSORS, TOKEN_TYPES, image_token_id, pixels, tried
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import ProcessorMixin
 
-BLANK = 64
-"""Pixels of a side of the image with which a processor is tried."""
+NO_LABEL = -100
+"""What transformers puts in `labels` for tokens of the prompt."""
 
 
 class ImagePairTokenizer(PairTokenizer):
@@ -52,6 +52,9 @@ class ImagePairTokenizer(PairTokenizer):
             rendered = render_chat(self.tokenizer, pair, self.special_texts, where, self.processor)
         else:
             rendered = super().render(self._with_placeholders(pair), where)
+        for side in (rendered.chosen, rendered.rejected):
+            if self.placeholder in side[len(rendered.prompt) :]:
+                raise RowError(Flaw.IMAGE_IN_RESPONSE, f"a response holds {self.placeholder}, the place of an image")
         prompt, *sides = (self._encode(text, images, rendered.is_chat) for text in _texts(rendered))
         made = self.split(rendered, prompt, *sides)
         if self.image_token_id in (*made.chosen, *made.rejected):
@@ -80,9 +83,9 @@ class ImagePairTokenizer(PairTokenizer):
         if not images:
             ids = self._plain_ids([text], special)[0]
         else:
-            sized = [[_Sized(image.size) for image in images]]
+            blanks = [[_grey(image.size) for image in images]]
             try:
-                made = self._by_size(text=[text], images=[[image.blank() for image in sized[0]]], add_special_tokens=special)
+                made = self._by_size(text=[text], images=blanks, add_special_tokens=special, **IN_TENSORS)
             except (ValueError, TypeError, KeyError, IndexError, StopIteration) as error:
                 raise RowError(Flaw.REFUSED_BY_PROCESSOR, f"the processor refuses it: {error}") from error
             ids = [int(token) for token in made["input_ids"][0]]
@@ -93,27 +96,29 @@ class ImagePairTokenizer(PairTokenizer):
         return pixels(self.processor, text, [self.store.read(image) for image in images])
 
     def _find_token_types(self) -> Mapping[str, str]:
-        """Which kinds of token types there are, seen on one prompt with a blank image."""
-        made = self.processor(text=[self.placeholder], images=[[_Sized((BLANK, BLANK)).blank()]])
+        """Which tokens the processor marks, seen on a prompt with an image and, where it takes one, a response.
+
+        Raises ConfigError for marks of anything but the image or the response.
+        """
+        responds = "suffix" in signature(type(self.processor).__call__).parameters
+        response = {"suffix": ["a"]} if responds else {}
+        made = tried(self.processor, **response)
+        known = {"image": [int(token == self.image_token_id) for token in made["input_ids"][0]]}
+        if responds:
+            known["response"] = [int(label != NO_LABEL) for label in made["labels"][0]]
         found = {}
-        for name in ("token_type_ids", "mm_token_type_ids"):
-            if name in made:
-                # Types that do not tell the image apart tell the prompt from what follows it.
-                types = [int(kind) for kind in made[name][0]]
-                found[name] = "image" if any(types) else "response"
+        for name in TOKEN_TYPES:
+            types = [int(kind) for kind in made[name][0]] if name in made else []
+            if not any(types):
+                continue
+            kinds = [kind for kind, marked in known.items() if marked == types]
+            if not kinds:
+                raise ConfigError(
+                    f"model.path: the {name} of {type(self.processor).__name__} mark neither the tokens of images nor those of "
+                    "responses, and what else they mark is not known here"
+                )
+            found[name] = kinds[0]
         return found
-
-
-class _Sized:
-    """An image of which only the size is known."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-
-    def blank(self) -> Any:
-        from PIL import Image
-
-        return Image.new("RGB", self.size, (128, 128, 128))
 
 
 class _BySize:
@@ -138,12 +143,19 @@ def _sizes(images: Any) -> object:
 
 
 def _hollow(value: Any) -> Any:
-    """Arrays as large as these that take no memory; counts and sizes as they are."""
-    if isinstance(value, list) and value and hasattr(value[0], "shape"):
-        return [_hollow(item) for item in value]
-    if hasattr(value, "shape") and len(value.shape) >= (2 if "float" in str(value.dtype) else 3):
-        return np.broadcast_to(np.zeros((), dtype=np.float32), tuple(value.shape))
-    return value
+    """Tensors as large as these that take no memory; counts and sizes as they are."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.dim() < (2 if value.is_floating_point() else 3):
+        return value
+    return value.new_zeros(()).expand(value.shape)
+
+
+def _grey(size: tuple[int, int]) -> Any:
+    """An image of which only the size matters."""
+    from PIL import Image
+
+    return Image.new("RGB", size, (128, 128, 128))
 
 
 def _texts(rendered: Rendered) -> tuple[str, str, str]:

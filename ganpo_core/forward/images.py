@@ -15,6 +15,18 @@ from ganpo_core.models import base_model
 from ganpo_core.types import ImageFeatures, Layer, Source
 
 
+class UnplacedStatesError(TrainingError):
+    """States of images that cannot be told apart by the tokens of the images."""
+
+    def __init__(self, source: Source, shape: tuple[int, ...], num_tokens: int) -> None:
+        self.source = source
+        super().__init__(
+            f"the states of {source}, {shape}, cannot be brought to {num_tokens} image tokens: they are not as many, or "
+            "equally many times more, for each image, as where a model cuts images into tiles, leaves their padding out and "
+            "puts a mark at the end of each line; use `projector` or `image_positions`, or another module"
+        )
+
+
 def is_of_images(source: Source, model: nn.Module) -> bool:
     """Whether the states of a source are of images, and not of the language model's positions."""
     if isinstance(source, Layer | ImageFeatures):
@@ -38,10 +50,7 @@ def at_image_tokens(source: Source, states: Tensor | None, image_RL: Tensor, wid
     num_tokens = int(image_RL.sum())
     states_MH = _for_each_token(states, num_tokens)
     if states_MH is None:
-        raise TrainingError(
-            f"{source}: its states {tuple(states.shape)} cannot be brought to the {num_tokens} image tokens of a batch: "
-            "they are not as many, or equally many times more, for each image. Read another module of the model"
-        )
+        raise UnplacedStatesError(source, tuple(states.shape), num_tokens)
     places_M = image_RL.flatten().nonzero().squeeze(1)
     found = states.new_zeros((image_RL.numel(), states.shape[-1])).index_copy(0, places_M, states_MH)
     return found.view(*image_RL.shape, -1)

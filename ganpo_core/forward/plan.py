@@ -58,7 +58,7 @@ def plan_passes(
         return PassPlan("padded", head), notes
     wanted: Packing = "shared" if packing == "auto" else packing
     types = next((pair.images.token_types for pair in pairs if pair.images is not None), {})
-    reasons = [*obstacles, *_reasons(models.policy, attention, models.device, types)]
+    reasons = [*obstacles, *packing_obstacles(models.policy, attention, models.device, types)]
     if not reasons:
         former = [set_attention(model) for model in every]
         for name in _implementations(attention, models.device):
@@ -101,7 +101,7 @@ def _attends(model: nn.Module, name: str, packing: Packing, head: Head | None, p
     return reason
 
 
-def _reasons(
+def packing_obstacles(
     model: nn.Module, attention: str, device: torch.device, token_types: Mapping[str, str]
 ) -> Iterator[str]:
     """What speaks against packing before anything is run."""

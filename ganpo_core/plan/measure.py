@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
+import torch
 from torch import Tensor, UntypedStorage
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 def without_values() -> FakeTensorMode:
     """Inside this block tensors have shapes alone; real ones that are met become such tensors too."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def unperformed() -> AbstractContextManager[Any]:
+    """Inside this block matrix products give tensors of the right shape and any content; all else is computed.
+
+    For code that asks sizes of values, where tensors without values will not do.
+    """
+    return _Unperformed()  # type: ignore[no-untyped-call]
 
 
 def written_out() -> AbstractContextManager[None]:
@@ -55,3 +67,12 @@ def saved_bytes(compute: Callable[[], object], weights: Iterable[Tensor]) -> tup
 
 def _identity(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+class _Unperformed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func.overloadpacket not in flop_registry:
+            return func(*args, **named)
+        args, named = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, named))
+        return tree_map_only(Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), func(*args, **named))

@@ -12,6 +12,7 @@ from ganpo_core.models import DTYPES
 from ganpo_core.plan.critics import CriticMemory, Passes
 from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.shape import ModelShape
+from ganpo_core.plan.sight import Sight
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def plan_memory(
     layout: Packing,
     critics: Mapping[str, CriticMemory],
     processes: int,
+    sight: Sight = Sight(),
 ) -> Memory:
     """Of each process; `fsdp2` divides policy and reference among them, `ddp` does not."""
     training = config.training
@@ -58,6 +60,9 @@ def plan_memory(
         "activations": _activations(config, shape, lengths, layout),
         "logits held at a time": 2 * 4.0 * min(LOGITS_HELD["cuda"], positions * shape.vocabulary),
     }
+    if sight.saved:
+        kept = sight.saved_in_checkpoints if training.gradient_checkpointing else sight.saved
+        passing["activations of what sees"] = kept * sight.times(layout) * training.per_device_train_batch_size
     if sharded:
         passing["gathered weights"] = 2.0 * shape.largest_unit * half
     elif shape.cast_bytes:

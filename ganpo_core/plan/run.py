@@ -12,12 +12,14 @@ from torch import nn
 from ganpo_core.assemble import within_context
 from ganpo_core.config import AdversaryPlan, ModelConfig, RunConfig
 from ganpo_core.data import Packing, load_pairs
+from ganpo_core.forward.plan import packing_obstacles
 from ganpo_core.latents import read_latents, read_sources
 from ganpo_core.models import DTYPES, base_model, load_processor, load_skeleton, load_tokenizer
 from ganpo_core.plan.critics import CriticFlops, CriticMemory, plan_critic
 from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.memory import Memory, plan_memory
 from ganpo_core.plan.shape import ModelShape, model_shape
+from ganpo_core.plan.sight import Views, plan_sight, planned_model
 from ganpo_core.plan.work import Work, plan_work
 from ganpo_core.types import ImageFeatures, Module, Source, TokenMap
 
@@ -72,10 +74,19 @@ class Plan:
 def plan_run(
     config: RunConfig, lengths: Lengths | None = None, processes: int = 1, layout: Packing | None = None
 ) -> Plan:
-    """State what a run needs before a weight is loaded; `lengths` default to those of its data, `layout` to its own."""
-    lengths = lengths or measured_lengths(config)
-    layout = layout or layout_of(config)
-    shape = model_shape(config.model, lengths.row)
+    """State what a run needs before a weight is loaded; `lengths` default to those of its data, `layout` to its own.
+
+    Images are counted where the data are read: with `lengths` that are given, a run is taken for one of text.
+    """
+    needs_processor = lengths is None or config.model.freeze  # otherwise the configuration is enough
+    processor = load_processor(config.model, config.trust_remote_code) if needs_processor else None
+    views = Views()
+    if lengths is None:
+        lengths, views = measured(config, processor)
+    model = planned_model(config.model, processor)
+    layout = layout or layout_of(config, model, views)
+    sight = plan_sight(config.model, model, views)
+    shape = model_shape(config.model, lengths.row, model)
     critics: dict[str, tuple[CriticFlops, CriticMemory]] = {
         plan.name: plan_critic(
             plan, latent_dim(plan, config.model, shape.width), DTYPES[config.model.dtype], lengths.row
@@ -92,24 +103,27 @@ def plan_run(
         layout=layout,
         processes=processes,
         pairs_per_step=training.per_device_train_batch_size * training.gradient_accumulation_steps * processes,
-        memory=plan_memory(config, shape, lengths, layout, held, processes),
-        work=plan_work(config, shape, lengths, layout, flops),
+        memory=plan_memory(config, shape, lengths, layout, held, processes, sight),
+        work=plan_work(config, shape, lengths, layout, flops, sight),
     )
 
 
-def measured_lengths(config: RunConfig) -> Lengths:
-    """Of the run's own pairs."""
+def measured(config: RunConfig, processor: Any) -> tuple[Lengths, Views]:
+    """The lengths of the run's own pairs, and some of their images."""
     data, _ = within_context(config)
-    processor = load_processor(config.model, config.trust_remote_code)
     tokenizer = load_tokenizer(config.model, config.trust_remote_code) if processor is None else processor.tokenizer
     pairs, _ = load_pairs(data, tokenizer, processor)
-    return Lengths(pairs.lengths.astype("int64"), f"{len(pairs)} pairs of the data")
+    return Lengths(pairs.lengths.astype("int64"), f"{len(pairs)} pairs of the data"), Views.of(pairs)
 
 
-def layout_of(config: RunConfig) -> Packing:
-    """How the run's batches are laid out, if its model takes what `auto` tries first."""
+def layout_of(config: RunConfig, model: nn.Module, views: Views) -> Packing:
+    """How the run's batches are laid out, if its model computes the same in what `auto` tries first."""
     packing = config.training.packing
-    return "shared" if packing == "auto" else packing
+    if packing != "auto":
+        return packing
+    types = next((prompt.token_types for prompt in views.prompts), {})
+    known = next(packing_obstacles(model, config.model.attention, torch.device("cuda"), types), None)
+    return "shared" if known is None else "padded"
 
 
 def latent_dim(plan: AdversaryPlan, model: ModelConfig, width: int) -> int:

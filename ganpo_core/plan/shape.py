@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from ganpo_core.config import ModelConfig
-from ganpo_core.models import DTYPES, base_model, load_skeleton, text_config
+from ganpo_core.models import DTYPES, base_model, is_composite, text_config
 from ganpo_core.plan.measure import saved_bytes, without_values
+from ganpo_core.plan.sight import planned_model
+from ganpo_core.vision import seeing_weights
 
 FOUR_BIT = 0.5 + 4 / 64
 """Bytes of a weight in 4 bits, with a float32 scale for every 64."""
@@ -44,9 +46,9 @@ class ModelShape:
     """Parameters of the largest part that is gathered as a whole where weights are sharded."""
 
 
-def model_shape(config: ModelConfig, row: int) -> ModelShape:
-    """The policy of a run as it will be loaded; activations for rows of `row` tokens."""
-    model = load_skeleton(config)
+def model_shape(config: ModelConfig, row: int, model: Any = None) -> ModelShape:
+    """The policy of a run as it will be loaded; activations for rows of `row` tokens. `model` is its `planned_model`."""
+    model = planned_model(config) if model is None else model
     settings = text_config(base_model(model))
     embeddings = {
         id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()
@@ -54,11 +56,14 @@ def model_shape(config: ModelConfig, row: int) -> ModelShape:
     head = base_model(model).get_output_embeddings().weight  # type: ignore[operator]
     heads = getattr(settings, "num_attention_heads", 0) or 0
     weights = list(model.parameters())
-    body = [weight for weight in weights if weight.dim() > 1 and id(weight) not in embeddings and weight is not head]
+    # What sees is passed by images, not by tokens.
+    aside = embeddings | {id(head)} | (seeing_weights(base_model(model)) if is_composite(model) else set())
+    body = [weight for weight in weights if weight.dim() > 1 and id(weight) not in aside]
     trainable = [weight for weight in weights if weight.requires_grad]
     weight_bytes = sum(_bytes(weight, config, {id(w) for w in body}) for weight in weights)
+    decoder = base_model(model).get_decoder() if is_composite(model) else model  # type: ignore[operator]
     layers = next(
-        (m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == settings.num_hidden_layers), [model]
+        (m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == settings.num_hidden_layers), [model]
     )
     in_layers = [sum(weight.numel() for weight in layer.parameters()) for layer in layers]
     saved, casts = _saved(model, config, row)

@@ -10,6 +10,7 @@ from ganpo_core.data import Packing
 from ganpo_core.plan.critics import CriticFlops, Passes
 from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.shape import ModelShape
+from ganpo_core.plan.sight import Sight
 
 AHEAD = "pass ahead of the policy's"
 
@@ -47,7 +48,12 @@ class Work:
 
 
 def plan_work(
-    config: RunConfig, shape: ModelShape, lengths: Lengths, layout: Packing, critics: Mapping[str, CriticFlops]
+    config: RunConfig,
+    shape: ModelShape,
+    lengths: Lengths,
+    layout: Packing,
+    critics: Mapping[str, CriticFlops],
+    sight: Sight = Sight(),
 ) -> Work:
     """Count the step's passes; the optimizers' own arithmetic, norms and softmaxes are left out."""
     training, pairs = config.training, config.training.per_device_train_batch_size
@@ -61,22 +67,25 @@ def plan_work(
         "policy backward": body + attention + to_weights,
         "policy head": 3 * head if shape.head_trainable else 2 * head,
     }
+    seen, trained_sight = sight.times(layout) * sight.forward, sight.times(layout) * sight.backward
+    if seen:
+        parts |= {"policy images forward": seen, "policy images backward": trained_sight}
     if training.gradient_checkpointing:
-        parts["recomputed activations"] = body
+        parts["recomputed activations"] = body + (seen if trained_sight else 0.0)
     if shape.head_trainable:  # a frozen head's gradient is known in its forward pass
         parts["recomputed head"] = head
     reads = config.objective.needs_reference
     if reads:
-        parts |= {"reference forward": body, "reference head": head}
+        parts |= {"reference forward": body + seen, "reference head": head}
     base = sum(parts.values())
     if config.adversaries and not reads:
-        parts["reference forward"] = body
+        parts["reference forward"] = body + seen
     base_with_reference = sum(parts.values())
     of_critics = 0.0
     for plan in config.adversaries:
         passes = Passes.of(plan, training.gradient_accumulation_steps)
         if passes.looks_ahead:
-            parts[AHEAD] = 2 * body
+            parts[AHEAD] = 2 * (body + seen)
         if plan.name in critics:
             found = critics[plan.name].per_pair_token(passes) * lengths.sequences
             parts[f"critics of '{plan.name}'"] = found

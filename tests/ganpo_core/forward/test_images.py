@@ -38,7 +38,7 @@ def test_a_class_token_comes_first_and_is_left_out() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 1), (3, 2, 1), (2, 1, 1), (3, 1)])
 def test_states_that_are_no_multiple_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(TrainingError, match="cannot be brought to the 4 image tokens of a batch"):
+    with pytest.raises(TrainingError, match="cannot be brought to 4 image tokens"):
         at_image_tokens(SOURCE, torch.zeros(shape), IMAGE, 0)
 
 
