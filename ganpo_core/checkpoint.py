@@ -128,15 +128,19 @@ def export(run: Run, output: OutputFolder) -> None:
 
 def is_exported(run: Run) -> bool:
     """Whether the finished run's folders are there and verify, on the main process's word."""
-    names = ("policy", "adversary") if run.regularizers else ("policy",)
-    (whole_folders,) = broadcast([all(find_flaw(run.config.output_dir / name) is None for name in names)])
+    adapters = run.config.model.lora is not None
+    required = {"policy": ("adapter_config.json", "adapter_model.safetensors") if adapters else ("config.json",)}
+    if run.regularizers:
+        required["adversary"] = ("adversary.json", "means.safetensors")
+    folder = run.config.output_dir
+    (whole_folders,) = broadcast([all(find_flaw(folder / name, files) is None for name, files in required.items())])
     return bool(whole_folders)
 
 
 def gather_weights(run: Run) -> Tensors:
     """What a step is a function of, by file: all but the optimizer's moments; collective where weights are sharded."""
     tensors = {
-        "policy": {name: _kept(run, weight.detach()) for name, weight in run.models.trainable().items()},
+        "policy": {name: _kept(run, weight.detach()) for name, weight in run.models.moving().items()},
         "adversary": {f"{r.plan.name}.{name}": value for r in run.regularizers for name, value in r.tensors().items()},
     }
     if moving := _moving_reference(run):
@@ -183,7 +187,7 @@ def _misfit(run: Run, folder: Path, current: Mapping[str, Any]) -> str | None:
 def _lacking(run: Run, tensors: Tensors) -> str | None:
     """The first weight of this run that a checkpoint does not hold in its shape."""
     weights = run.models.trainable()
-    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
+    expected = {name: tuple(weight.shape) for name, weight in run.models.moving().items()}
     found = {name: tuple(value.shape) for name, value in tensors["policy"].items()}
     if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         return f"policy.safetensors does not hold {different[0]} in the policy's shape"
@@ -243,8 +247,9 @@ def load_state(run: Run, tensors: Tensors, state: Mapping[str, Any]) -> None:
     """Put weights, moments, schedules, critics and running means back. Without moments, the optimizer starts afresh."""
     moments = tensors.get("optimizer", {})
     with torch.no_grad():
-        for name, weight in run.models.trainable().items():
+        for name, weight in run.models.moving().items():
             weight.copy_(like(tensors["policy"][name], weight))
+        for name, weight in run.models.trainable().items():
             prefix = f"{name}."
             held = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
             if held:

@@ -65,11 +65,24 @@ class Models:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Every weight of policy and reference, by name."""
-        found = {name: weight.detach() for name, weight in self.policy.named_parameters()}
+        """Every weight of policy and reference, by name, and what else their files hold."""
+        found = {**dict(self.policy.named_parameters()), **stored_buffers(self.policy)}
         if self.reference is not None:
-            found |= {f"reference {name}": weight.detach() for name, weight in self.reference.named_parameters()}
-        return found
+            theirs = {**dict(self.reference.named_parameters()), **stored_buffers(self.reference)}
+            found |= {f"reference {name}": weight for name, weight in theirs.items()}
+        return {name: weight.detach() for name, weight in found.items()}
+
+    def computed(self) -> dict[str, torch.Tensor]:
+        """Tensors of policy and reference that their files do not hold, such as the frequencies of positions, by name."""
+        stored = self.weights()
+        found = dict(self.policy.named_buffers())
+        if self.reference is not None:
+            found |= {f"reference {name}": buffer for name, buffer in self.reference.named_buffers()}
+        return {name: buffer for name, buffer in found.items() if name not in stored}
+
+    def moving(self) -> dict[str, torch.Tensor]:
+        """What training may change of the policy, by name: parameters, and buffers such as a batch norm's running mean."""
+        return {**self.trainable(), **stored_buffers(self.policy)}
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The policy's parameters that training changes, by name."""
@@ -199,6 +212,16 @@ def output_layer(model: nn.Module) -> nn.Module | None:
     """The module that makes logits of states."""
     layer: nn.Module | None = base_model(model).get_output_embeddings()  # type: ignore[operator]
     return layer
+
+
+def stored_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that a model's files hold, by name; others are computed, and some models compute them again as they run."""
+    return {
+        f"{path}.{name}" if path else name: buffer
+        for path, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
 
 
 def disable_dropout(model: nn.Module) -> None:

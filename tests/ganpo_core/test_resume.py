@@ -133,6 +133,11 @@ def test_the_export_is_made_again_where_a_part_of_it_is_missing_or_damaged(tiny_
     (folder / "policy" / "model.safetensors").write_bytes(b"cut")
     ganpo_core.train(run_file, resume=True)
     assert {path: path.read_bytes() for path in whole} == whole
+    shutil.rmtree(folder / "policy")
+    (folder / "policy").mkdir()
+    (folder / "policy" / "manifest.json").write_text("{}")  # every file that it lists is as it says
+    ganpo_core.train(run_file, resume=True)
+    assert {path: path.read_bytes() for path in whole} == whole
 
 
 def test_an_evaluation_that_a_kill_cut_off_is_repeated(tiny_run: MakeRun, tiny_pairs: Path) -> None:
