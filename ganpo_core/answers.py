@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ganpo_core import asking
-from ganpo_core.asking import kind_of, method_name
+from ganpo_core.asking import kind_of, method_name, tensors_in
 from ganpo_core.components import Objective
 from ganpo_core.errors import PluginError
 from ganpo_core.forward import TOKEN_STATISTICS
@@ -30,11 +30,17 @@ def ask_loss(objective: Objective, method: str, kind: type[Answer], count: int, 
     wanted = f"expected a {kind.__name__} with one value for each of {count} {items}"
     if not isinstance(found, kind):
         raise PluginError(f"{where} returned {kind_of(found)}; {wanted}")
+    given = [tensor for _, tensor, _ in tensors_in(arguments)]
     for name, values in _fields(found):
         if not (isinstance(values, Tensor) and values.shape == (count,)):
             raise PluginError(f"{where} returned {kind_of(values)} as {name}; {wanted}")
+        if values.is_complex() or values.layout != torch.strided or values.device != given[0].device:
+            form = f"{values.layout} of {values.dtype} on {values.device}"
+            raise PluginError(f"{where} returned {form} as {name}; expected real numbers, dense, on {given[0].device}")
+        if values.dtype == torch.bool and not name.startswith("metrics"):
+            raise PluginError(f"{where} returned {values.dtype} as {name}; expected numbers: `.float()` makes some of it")
     per_item = found.per_pair if isinstance(found, PairLoss) else found.per_response
-    if torch.is_grad_enabled() and not per_item.requires_grad:
+    if torch.is_grad_enabled() and not _depends_on(per_item, given):
         raise PluginError(
             f"{where} returned values that do not depend on the policy: nothing could be learned from them. Compute "
             "them from `policy` with operations that can be differentiated, and detach the rewards alone"
@@ -66,7 +72,31 @@ def _fields(found: PairLoss | ResponseLoss) -> Iterator[tuple[str, object]]:
         yield "metrics", found.metrics
         return
     for name, value in found.metrics.items():
-        yield f"metrics['{name}']", value
+        # A name that is not text is shown as what it is, and is nobody's tensor.
+        yield f"metrics[{name!r}]", value if isinstance(name, str) and name.isprintable() else name
+
+
+def _depends_on(found: Tensor, given: Sequence[Tensor]) -> bool:
+    """Whether any of the tensors given went into what was found, so that a gradient comes back to it.
+
+    The walk ends at the tensors given, behind which the model's own graph begins.
+    """
+    if not found.requires_grad:
+        return False
+    sources = {id(tensor) for tensor in given}
+    ends = {tensor.grad_fn for tensor in given if tensor.grad_fn is not None}
+    if found.grad_fn is None:
+        return id(found) in sources
+    waiting, seen = [found.grad_fn], {found.grad_fn}
+    while waiting:
+        node = waiting.pop()
+        if node in ends or id(getattr(node, "variable", None)) in sources:
+            return True
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return False
 
 
 def _hint(objective: Objective, error: Exception) -> str:

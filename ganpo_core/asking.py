@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ganpo_core.components import Component
-from ganpo_core.errors import GanpoError, PluginError
+from ganpo_core.errors import PluginError, is_own
 from ganpo_core.registry import provider_of
+from ganpo_core.switches import check_switches, torch_switches
 
 NOT_THEIRS = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))
 """Folders whose frames say nothing about a mistake in a plugin."""
@@ -36,18 +37,21 @@ def ask_function(
     hint: Callable[[Exception], str] | None = None,
 ) -> Any:
     """The same of a function that a component has made, such as a critic's module."""
-    before = [(tensor, version) for _, tensor, version in _tensors(arguments, "")]
+    before, switches = list(tensors_in(arguments)), torch_switches()
     try:
         found = function(*arguments)
-    except (GanpoError, torch.OutOfMemoryError):
-        raise
-    except SystemExit as error:
-        raise PluginError(f"{name} tried to leave the process (SystemExit: {error}){_place(error)}") from error
-    except Exception as error:
+    except BaseException as error:
+        if is_own(error) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        if isinstance(error, SystemExit):
+            raise PluginError(f"{name} tried to leave the process (SystemExit: {error}){_place(error)}") from error
         said = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise PluginError(f"{name} raised {said}{_place(error)}{hint(error) if hint else ''}") from error
-    for (tensor, version), (path, _, _) in zip(before, list(_tensors(arguments, "")), strict=False):
-        if tensor._version != version:
+        told = hint(error) if hint and isinstance(error, Exception) else ""
+        raise PluginError(f"{name} raised {said}{_place(error)}{told}") from error
+    check_switches(switches, name)
+    after = {path: tensor for path, tensor, _ in tensors_in(arguments)}
+    for path, tensor, version in before:
+        if after.get(path) is not tensor or tensor._version != version:
             raise PluginError(
                 f"{name} changed its argument {_argument(function, path)} in place; others read it too: make a new tensor"
             )
@@ -74,20 +78,20 @@ def kind_of(found: object) -> str:
     return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
 
 
-def _tensors(value: object, path: str) -> Iterator[tuple[str, Tensor, int]]:
+def tensors_in(value: object, path: str = "") -> Iterator[tuple[str, Tensor, int]]:
     """(path, tensor, version) of every tensor in arguments; torch counts the changes of each in its version."""
     if isinstance(value, Tensor):
         if not value.is_inference():
             yield path, value, value._version
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _tensors(item, f"{path}[{key}]")
+            yield from tensors_in(item, f"{path}[{key}]")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _tensors(item, f"{path}.{index}")
+            yield from tensors_in(item, f"{path}.{index}")
     elif is_dataclass(value) and not isinstance(value, type):
         for name, item in vars(value).items():
-            yield from _tensors(item, f"{path}.{name}")
+            yield from tensors_in(item, f"{path}.{name}")
 
 
 def _argument(function: Callable[..., Any], path: str) -> str:

@@ -36,7 +36,6 @@ from ganpo_core.demands import (
     check_training,
     packing_obstacles,
 )
-from ganpo_core.errors import ConfigError
 from ganpo_core.forward import PassPlan, plan_passes, response_pass
 from ganpo_core.image_latents import prepare_image_latents
 from ganpo_core.latents import read_latents, read_sources
@@ -48,6 +47,7 @@ from ganpo_core.models import (
     load_processor,
     load_tokenizer,
 )
+from ganpo_core.optimizers import make_optimizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.randomness import seed_all
 from ganpo_core.schedules import make_scheduler
@@ -56,7 +56,7 @@ from ganpo_core.watchdog import Watchdog
 from ganpo_core.weights import bit_sums, frozen_weights
 
 
-class ReferenceCache(Protocol):
+class KnownReference(Protocol):
     """What knows the reference's log-probabilities."""
 
     def add_to(self, batch: PairBatch, pairs: Sequence[TokenPair]) -> PairBatch:
@@ -84,7 +84,7 @@ class Run:
     watchdog: Watchdog
     reference_sums: Tensor | None = None
     """The bits of what makes the reference, added up at the start; None where nothing is frozen or it may move."""
-    reference_cache: ReferenceCache | None = None
+    reference_cache: KnownReference | None = None
     """What is known of the reference without running it, where the run file names a place to keep it."""
     first_pair: int = 0
     """Place in the stream of pairs where step 0 would begin: not 0 after steps of another size."""
@@ -263,7 +263,7 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
         models, training.packing, config.model.attention, probes(pairs), tokenizer.pad_token_id, packing_obstacles(config)
     )
     parallelize(models, accelerator, training.parallelism)
-    optimizer = _optimizer(training, list(models.trainable().values()), models.device)
+    optimizer = make_optimizer(training, list(models.trainable().values()), models.device)
     warmup = round(training.warmup_ratio * max_steps) if training.warmup_steps is None else training.warmup_steps
     scheduler = make_scheduler(training.lr_scheduler_type, optimizer, warmup, max_steps)
     return Run(
@@ -323,24 +323,3 @@ def _reference_latents(plan: AdversaryPlan, models: Models, pairs: PairDataset, 
         with torch.random.fork_rng(devices=[]), models.as_reference() as reference:
             found = response_pass(reference, reference, batch, sources, logps=False)
         yield read_latents(plan.latents, found.captured, batch.tokens)
-
-
-def _optimizer(
-    training: TrainingConfig, weights: list[torch.nn.Parameter], device: torch.device
-) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {
-        "lr": training.learning_rate,
-        "betas": (training.adam_beta1, training.adam_beta2),
-        "eps": training.adam_epsilon,
-        "weight_decay": training.weight_decay,
-    }
-    if training.optim == "adamw_bnb_8bit":
-        if device.type != "cuda":
-            raise ConfigError("training.optim: adamw_bnb_8bit needs a CUDA device")
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise ConfigError("training.optim: install bitsandbytes with `pip install 'ganpo[quantization]'`") from error
-        eight_bit: torch.optim.Optimizer = AdamW8bit(weights, **options)
-        return eight_bit
-    return torch.optim.AdamW(weights, fused=training.optim == "adamw_torch_fused", **options)

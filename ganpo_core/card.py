@@ -27,17 +27,19 @@ HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 def make_card(run: Run, path: Path) -> dict[str, Any]:
     """Start, command, code, weights and rows, as plain data; hashes are sha256.
 
-    A run that continues keeps the card at `path`, and adds how it was started again.
+    A run that continues keeps the card at `path`, and adds how it was started again; one that is damaged is made anew, and
+    says that it does not know the first start.
     """
-    if path.is_file():
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {**card, "resumed": [*card["resumed"], _start(run)]}
+    earlier = _read(path) if path.is_file() else None
+    if earlier is not None:
+        return {**earlier, "resumed": [*earlier["resumed"], _start(run)]}
     config = run.config
     evaluation = None
     if run.evaluation is not None:
         evaluation = _data(named_sources(config.data, evaluation=True), run.reports[-1], run.evaluation)
     return {
         **_start(run),
+        "first_start_unknown": path.is_file(),
         "resumed": [],
         "max_steps": run.max_steps,
         "pairs_per_step": run.pairs_per_step,
@@ -54,6 +56,15 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     if commit is None:
         return None
     return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """None for what is no card: a run must not fail for what only describes it."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return card if isinstance(card, dict) and isinstance(card.get("resumed"), list) else None
 
 
 def _start(run: Run) -> dict[str, Any]:
@@ -107,7 +118,7 @@ def _source_files(source: NamedSource) -> dict[str, str] | None:
     """None for the hub's: its rows are known by their tokens alone."""
     path = Path(source.path)
     if path.is_file():
-        return {path.name: file_digest(path)}
+        return {redact(path.name): file_digest(path)}
     if path.is_dir():
         return dict(_digests(path, (file for file in path.rglob("*") if suffix_of(file) in FILE_READERS)))
     return None

@@ -21,7 +21,7 @@ from ganpo_core.identity import check_identity, compare_rows, identity
 from ganpo_core.metrics import MetricSums
 from ganpo_core.models import save_policy
 from ganpo_core.output import CHECKPOINTS, REQUIRED, STATE, OutputFolder
-from ganpo_core.parallel import broadcast, like, on_main, whole, whole_weights
+from ganpo_core.parallel import broadcast, gathered, like, on_main, whole_weights
 from ganpo_core.randomness import as_plain, randomness, set_randomness
 from ganpo_core.soundness import check_reference, check_weights
 
@@ -44,9 +44,9 @@ def save_checkpoint(run: Run, output: OutputFolder, step: int, metrics: MetricSu
     """Write the state after `step` optimizer steps; collective. Raises CheckpointError, on all processes, if it cannot."""
     check_weights(run)
     check_reference(run)
-    tensors = gather_weights(run)
+    tensors, is_main = gather_weights(run), run.accelerator.is_main_process
     tensors["optimizer"] = {
-        f"{name}.{key}": _kept(run, value)
+        f"{name}.{key}": gathered(value, is_main)
         for name, weight in run.models.trainable().items()
         for key, value in run.optimizer.state[weight].items()
     }
@@ -111,7 +111,8 @@ def restore_checkpoint(run: Run, metrics: MetricSums, say: Callable[[str], None]
 
 def export(run: Run, output: OutputFolder) -> None:
     """Write the finished run's `policy/` and `adversary/`, each whole or not at all; collective over processes."""
-    weights = whole_weights(run.models.policy) if run.config.training.parallelism == "fsdp2" else None
+    is_sharded, is_main = run.config.training.parallelism == "fsdp2", run.accelerator.is_main_process
+    weights = whole_weights(run.models.policy, is_main) if is_sharded else None
     folder = run.config.output_dir
 
     def write_both() -> None:
@@ -128,26 +129,25 @@ def export(run: Run, output: OutputFolder) -> None:
 
 def is_exported(run: Run) -> bool:
     """Whether the finished run's folders are there and verify, on the main process's word."""
-    names = ("policy", "adversary") if run.regularizers else ("policy",)
-    (whole_folders,) = broadcast([all(find_flaw(run.config.output_dir / name) is None for name in names)])
+    adapters = run.config.model.lora is not None
+    required = {"policy": ("adapter_config.json", "adapter_model.safetensors") if adapters else ("config.json",)}
+    if run.regularizers:
+        required["adversary"] = ("adversary.json", "means.safetensors")
+    folder = run.config.output_dir
+    (whole_folders,) = broadcast([all(find_flaw(folder / name, files) is None for name, files in required.items())])
     return bool(whole_folders)
 
 
 def gather_weights(run: Run) -> Tensors:
     """What a step is a function of, by file: all but the optimizer's moments; collective where weights are sharded."""
+    is_main = run.accelerator.is_main_process
     tensors = {
-        "policy": {name: _kept(run, weight.detach()) for name, weight in run.models.trainable().items()},
+        "policy": {name: gathered(weight.detach(), is_main) for name, weight in run.models.moving().items()},
         "adversary": {f"{r.plan.name}.{name}": value for r in run.regularizers for name, value in r.tensors().items()},
     }
     if moving := _moving_reference(run):
-        tensors["reference"] = {name: _kept(run, weight.detach()) for name, weight in moving.items()}
+        tensors["reference"] = {name: gathered(weight.detach(), is_main) for name, weight in moving.items()}
     return tensors
-
-
-def _kept(run: Run, tensor: Tensor) -> Tensor:
-    """The whole tensor on the main process's CPU; elsewhere an empty one, so that no GPU holds the whole model."""
-    gathered = whole(tensor)
-    return gathered.cpu() if run.accelerator.is_main_process else gathered.new_empty(0)
 
 
 def _read(run: Run, folder: Path) -> Saved:
@@ -183,7 +183,7 @@ def _misfit(run: Run, folder: Path, current: Mapping[str, Any]) -> str | None:
 def _lacking(run: Run, tensors: Tensors) -> str | None:
     """The first weight of this run that a checkpoint does not hold in its shape."""
     weights = run.models.trainable()
-    expected = {name: tuple(weight.shape) for name, weight in weights.items()}
+    expected = {name: tuple(weight.shape) for name, weight in run.models.moving().items()}
     found = {name: tuple(value.shape) for name, value in tensors["policy"].items()}
     if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         return f"policy.safetensors does not hold {different[0]} in the policy's shape"
@@ -243,8 +243,9 @@ def load_state(run: Run, tensors: Tensors, state: Mapping[str, Any]) -> None:
     """Put weights, moments, schedules, critics and running means back. Without moments, the optimizer starts afresh."""
     moments = tensors.get("optimizer", {})
     with torch.no_grad():
-        for name, weight in run.models.trainable().items():
+        for name, weight in run.models.moving().items():
             weight.copy_(like(tensors["policy"][name], weight))
+        for name, weight in run.models.trainable().items():
             prefix = f"{name}."
             held = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
             if held:
@@ -287,8 +288,16 @@ def _save_adversary(run: Run, folder: Path) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors to a safetensors file."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    """Write tensors to a safetensors file; copied are only those that cannot be written as they lie, or share memory."""
+    kept: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous()
+        storage = flat.untyped_storage()
+        is_shared = storage.nbytes() != flat.numel() * flat.element_size() or storage.data_ptr() in taken
+        kept[name] = flat.clone() if is_shared else flat
+        taken.add(kept[name].untyped_storage().data_ptr())
+    save_file(kept, path)
 
 
 def size_of(tensors: Tensors) -> int:

@@ -141,24 +141,14 @@ def last_layer(patient: Patient) -> Finding:
 
 def right_padding(patient: Patient) -> Finding:
     """Masked garbage after a row, as in training batches, changes nothing."""
-    gap = _largest(patient.response_logps(), patient.response_logps(right=PADDING))
-    return Finding(
-        "right padding",
-        gap <= patient.tolerance,
-        f"{gap:.2g} nats a token at most",
-        "the model reads what it should not: train with per_device_train_batch_size: 1, or report its architecture",
-    )
+    advice = "the model reads what it should not: train with per_device_train_batch_size: 1, or report its architecture"
+    return _unmoved(patient, "right padding", patient.response_logps(right=PADDING), advice)
 
 
 def left_padding(patient: Patient) -> Finding:
     """Masked garbage before a row changes nothing, as in batches of generation."""
-    gap = _largest(patient.response_logps(), patient.response_logps(left=PADDING))
-    return Finding(
-        "left padding",
-        gap <= patient.tolerance,
-        f"{gap:.2g} nats a token at most",
-        "training pads on the right and is not affected; generate and judge answers one at a time",
-    )
+    advice = "training pads on the right and is not affected; generate and judge answers one at a time"
+    return _unmoved(patient, "left padding", patient.response_logps(left=PADDING), advice)
 
 
 @torch.no_grad()
@@ -229,6 +219,11 @@ def examine(run: Run) -> Iterator[Finding]:
     patient = Patient(run, longest)
     for check in CHECKS:
         yield check(patient)
+
+
+def _unmoved(patient: Patient, name: str, padded_T: Tensor, advice: str) -> Finding:
+    gap = _largest(patient.response_logps(), padded_T)
+    return Finding(name, gap <= patient.tolerance, f"{gap:.2g} nats a token at most", advice)
 
 
 def _largest(one: Tensor, other: Tensor) -> float:

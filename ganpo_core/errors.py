@@ -54,6 +54,16 @@ class NotFiniteError(TrainingError):
         super().__init__(message)
 
 
+def is_own(error: BaseException) -> bool:
+    """Whether an error that passed through a plugin's code is ours or the user's, not a mistake of the plugin.
+
+    While a run catches SIGINT, Ctrl-C raises nothing: a KeyboardInterrupt is then the plugin's.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, GanpoError)
+
+
 class StoppedError(GanpoError):
     """A signal stopped the run; what it had saved is whole."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from ganpo_core import vision
+from ganpo_core.adapters import with_adapters
 from ganpo_core.config import ModelConfig
 from ganpo_core.errors import ConfigError, TrainingError
-from ganpo_core.trust import check_settings, check_weights, loading_reason
+from ganpo_core.trust import check_complete, check_settings, check_weights, loading_reason
 from ganpo_core.types import Source
 from ganpo_core.vision import sees
 
@@ -65,11 +66,24 @@ class Models:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Every weight of policy and reference, by name."""
-        found = {name: weight.detach() for name, weight in self.policy.named_parameters()}
+        """Every weight of policy and reference, by name, and what else their files hold."""
+        found = {**dict(self.policy.named_parameters()), **stored_buffers(self.policy)}
         if self.reference is not None:
-            found |= {f"reference {name}": weight.detach() for name, weight in self.reference.named_parameters()}
-        return found
+            theirs = {**dict(self.reference.named_parameters()), **stored_buffers(self.reference)}
+            found |= {f"reference {name}": weight for name, weight in theirs.items()}
+        return {name: weight.detach() for name, weight in found.items()}
+
+    def computed(self) -> dict[str, torch.Tensor]:
+        """Tensors of policy and reference that their files do not hold, such as the frequencies of positions, by name."""
+        stored = self.weights()
+        found = dict(self.policy.named_buffers())
+        if self.reference is not None:
+            found |= {f"reference {name}": buffer for name, buffer in self.reference.named_buffers()}
+        return {name: buffer for name, buffer in found.items() if name not in stored}
+
+    def moving(self) -> dict[str, torch.Tensor]:
+        """What training may change of the policy, by name: parameters, and buffers such as a batch norm's running mean."""
+        return {**self.trainable(), **stored_buffers(self.policy)}
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The policy's parameters that training changes, by name."""
@@ -139,7 +153,7 @@ def load_models(
     if config.lora is not None:
         if config.reference is not None:
             raise ConfigError("model.reference: with `lora` the reference is the base model; remove one of the two")
-        policy = _with_adapters(policy, config)
+        policy = with_adapters(policy, config, _adapted_part(policy, config))
     elif needs_reference:
         key = "model.path" if config.reference is None else "model.reference"
         reference = _load(config, key, trust_remote_code).requires_grad_(False).eval()
@@ -172,7 +186,7 @@ def load_skeleton(config: ModelConfig, trust_remote_code: bool = False) -> Any:
         raise ConfigError(f"model.path: no model can be made of '{config.path}': {loading_reason(error)}") from error
     if config.lora is not None:
         with torch.device("meta"):
-            policy = _with_adapters(policy, dataclasses.replace(config, quantization=None))
+            policy = with_adapters(policy, dataclasses.replace(config, quantization=None), _adapted_part(policy, config))
     if config.freeze_output:
         policy.get_output_embeddings().requires_grad_(False)
     return policy.train()
@@ -199,6 +213,16 @@ def output_layer(model: nn.Module) -> nn.Module | None:
     """The module that makes logits of states."""
     layer: nn.Module | None = base_model(model).get_output_embeddings()  # type: ignore[operator]
     return layer
+
+
+def stored_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that a model's files hold, by name; others are computed, and some models compute them again as they run."""
+    return {
+        f"{path}.{name}" if path else name: buffer
+        for path, module in model.named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    }
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -266,47 +290,21 @@ def _load(config: ModelConfig, key: str, trust_remote_code: bool) -> Any:
         raise
     except Exception as error:  # of any kind: a damaged file shows in many ways
         raise ConfigError(f"{key}: '{path}' cannot be loaded: {loading_reason(error)}") from error
-    _check_complete(key, path, found)
+    check_complete(key, path, found)
     return model
 
 
-def _check_complete(key: str, path: str, found: Mapping[str, Any]) -> None:
-    """Weights that the files lack would be drawn at random, without a word."""
-    missing = [str(name) for name in found.get("missing_keys", ())]
-    missing += [str(name[0] if isinstance(name, tuple) else name) for name in found.get("mismatched_keys", ())]
-    if missing:
-        raise ConfigError(
-            f"{key}: the files of '{path}' lack {len(missing)} of the model's weights or hold them in another shape, such "
-            f"as {sorted(missing)[0]}; is it a language model, and was all of it copied?"
-        )
+def _adapted_part(policy: Any, config: ModelConfig) -> nn.Module | None:
+    """The language model of one that sees, where adapters are to be there alone."""
+    assert config.lora is not None
+    part: nn.Module | None = policy.get_decoder() if is_composite(policy) and not config.lora.vision else None
+    return part
 
 
 def _weight_dtype(config: ModelConfig) -> torch.dtype:
     """Adapters train in float32 over a base in the computation's type; full fine-tuning keeps float32 weights."""
     dtype = DTYPES[config.dtype]
     return dtype if config.lora is not None or dtype == torch.float64 else torch.float32
-
-
-def _with_adapters(policy: Any, config: ModelConfig) -> Any:
-    assert config.lora is not None
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError("model.lora: needs peft; install it with `pip install 'ganpo[peft]'`") from error
-    if config.quantization:
-        policy = peft.prepare_model_for_kbit_training(policy, use_gradient_checkpointing=False)
-    target = config.lora.target_modules if isinstance(config.lora.target_modules, str) else list(config.lora.target_modules)
-    settings = peft.LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=_in_language_model(policy, target) if is_composite(policy) and not config.lora.vision else target,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return peft.get_peft_model(policy, settings)
-    except ValueError as error:
-        raise ConfigError(f"model.lora: {_first_line(error)}") from error
 
 
 def _check_image_token(policy: Any, processor: Any) -> None:
@@ -316,22 +314,6 @@ def _check_image_token(policy: Any, processor: Any) -> None:
             f"the model puts images at token {theirs} and its processor at token {ours}; use the processor that the model "
             "was trained with"
         )
-
-
-def _in_language_model(policy: Any, target: str | list[str]) -> str | list[str]:
-    """The modules of the language model that `target` means; an expression of the user's own is left as it is."""
-    if isinstance(target, str) and target != "all-linear":
-        return target
-    inside = {id(module) for module in policy.get_decoder().modules()}
-    return [
-        name
-        for name, module in policy.named_modules()
-        if id(module) in inside and isinstance(module, nn.Linear) and (isinstance(target, str) or _ends(name, target))
-    ]
-
-
-def _ends(name: str, suffixes: list[str]) -> bool:
-    return any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)
 
 
 def freeze_parts(policy: Any, config: ModelConfig, processor: Any) -> None:
@@ -352,15 +334,6 @@ def _model_class(config: Any) -> Any:
     return AutoModelForImageTextToText if sees(config) else AutoModelForCausalLM
 
 
-def _read_config(config: ModelConfig) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(config.path, revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: no configuration in '{config.path}': {_first_line(error)}") from error
-
-
 def _choose_padding(tokenizer: Any, path: str) -> None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -375,7 +348,3 @@ def _check_vocabulary(policy: Any, tokenizer: Any) -> None:
             f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {embedded}; "
             "use the tokenizer that the model was trained with"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

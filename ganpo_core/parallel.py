@@ -172,11 +172,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+def whole_weights(model: nn.Module, is_main: bool) -> dict[str, Tensor]:
     """A sharded model's state gathered, without the second name of tied weights, as `save_pretrained` expects."""
     unique = {name for name, _ in model.named_parameters()}
     second = {name for name, _ in model.named_parameters(remove_duplicate=False)} - unique
-    return {name: whole(value) for name, value in model.state_dict().items() if name not in second}
+    return {name: gathered(value, is_main) for name, value in model.state_dict().items() if name not in second}
+
+
+def gathered(tensor: Tensor, is_main: bool) -> Tensor:
+    """The whole tensor on the main process's CPU; elsewhere an empty one, so that no GPU holds a whole model. Collective."""
+    found = whole(tensor)
+    return found.cpu() if is_main else found.new_empty(0)
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:

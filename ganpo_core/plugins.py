@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from ganpo_core import hookspecs
-from ganpo_core.errors import PluginError
+from ganpo_core.errors import PluginError, is_own
 from ganpo_core.registry import KINDS, Entry, Provider, Registry, naming
 from ganpo_core.suggest import did_you_mean
+from ganpo_core.switches import check_switches, torch_switches
 
 if TYPE_CHECKING:
     import typer
@@ -83,8 +84,11 @@ class Plugins:
         report = replace(report, metrics=MappingProxyType(dict(report.metrics)))
         for implementation in self.manager.hook.ganpo_step_finished.get_hookimpls():
             name = implementation.plugin_name  # an observer may have joined the manager without being loaded
-            with naming(self.providers.get(name, Provider(name, None, None)), "ganpo_step_finished"):
+            provider = self.providers.get(name, Provider(name, None, None))
+            before = torch_switches()
+            with naming(provider, "ganpo_step_finished"):
                 implementation.function(*(report for _ in implementation.argnames))
+            check_switches(before, f"plugin '{provider}': ganpo_step_finished")
 
     def _results(self, hook: str) -> Iterable[tuple[Provider, Mapping[Any, Any]]]:
         # Walked one by one, not called in bulk, so that every entry knows its provider.
@@ -160,7 +164,9 @@ def _load_installed(name: str, installed: Mapping[str, Sequence[EntryPoint]]) ->
     provider = _provider(point)
     try:
         module = point.load()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_own(error):
+            raise
         raise PluginError(f"plugin '{provider}' does not import: {type(error).__name__}: {error}") from error
     if not isinstance(module, ModuleType):
         raise PluginError(f"plugin '{provider}': its entry point is {module!r}, not a module; write `{name} = \"package\"`")
@@ -181,8 +187,10 @@ def _load_file(path: str, folder: Path | None) -> tuple[ModuleType, Provider]:
     sys.modules[name] = module  # dataclasses look their module up while they are being made
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[name]
+        if is_own(error):
+            raise
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         raise PluginError(f"plugin '{path}' does not import: {said}{_line_in(file, error)} ({provider})") from error
     return module, provider

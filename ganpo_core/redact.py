@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 MASK = "***"
 
@@ -16,9 +17,13 @@ _IN_QUERY = re.compile(
 _IN_HEADER = re.compile(r"(?P<scheme>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
-    r"|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,})"
+    r"|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)"
 )
-_NAMES = re.compile(r"(?:^|_)(?:TOKEN|KEY|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
+_NAMES = re.compile(
+    r"(?:^|_)(?:TOKEN|KEY|APIKEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIALS?|CREDS?|PAT|AUTH|JWT|BEARER)(?:$|_)",
+    re.IGNORECASE,
+)
+_PLACES = re.compile(r"(?:^|_)(?:PATH|FILE|DIR|FOLDER|SOCK|SOCKET)$", re.IGNORECASE)
 _LEAST = 8
 """Characters of a value that is looked for: a shorter one would be found in ordinary words."""
 
@@ -52,5 +57,11 @@ def _secrets(environment: Mapping[str, str]) -> set[str]:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    # A path or a switch is no secret, whatever its variable is called: SSH_KEY_PATH=/home/me/.ssh/id, HF_TOKEN_PATH=…
-    return bool(_NAMES.search(name) or name.upper().endswith("PASSWORD")) and not value.startswith(("/", "~", "./"))
+    return bool(_NAMES.search(name) or name.upper().endswith("PASSWORD")) and not _is_path(name, value)
+
+
+def _is_path(name: str, value: str) -> bool:
+    """Where a secret is kept is none itself: SSH_KEY_PATH=/home/me/.ssh/id. A key of AWS may begin with a slash as well."""
+    if not value.startswith(("/", "~", "./")):
+        return False
+    return bool(_PLACES.search(name)) or Path(value).expanduser().exists()

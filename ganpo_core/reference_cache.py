@@ -119,7 +119,8 @@ def _logps(run: Run, pairs: Sequence[TokenPair]) -> list[Tensor]:
 def _check(run: Run, rows: dict[str, TokenPair], known: dict[str, Tensor], folder: Path) -> None:
     gaps = torch.zeros(1, dtype=torch.float64, device=run.models.device)
     for key, pair in rows.items():
-        gaps += ((_logps(run, [pair])[0] - known[key]).abs().amax() > TOLERANCE[run.models.dtype]).to(gaps)
+        # Not `>`: a value that is no number is no value of the reference either.
+        gaps += (~((_logps(run, [pair])[0] - known[key]).abs().amax() <= TOLERANCE[run.models.dtype])).to(gaps)
     if float(run.sum_over_processes(gaps)):
         raise TrainingError(
             f"training.reference_cache: values in {folder} are not those of this reference, though its weights have the "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ganpo_core.components import Component, Discriminator, Divergence, Judge, LatentExtractor, Objective
-from ganpo_core.errors import ConfigError, GanpoError, PluginError
+from ganpo_core.errors import ConfigError, PluginError, is_own
 from ganpo_core.options import validate
 from ganpo_core.suggest import closest, did_you_mean
 
@@ -146,9 +146,9 @@ def naming(provider: Provider, what: str) -> Iterator[None]:
     """Turn whatever a plugin's code raises into a PluginError that names the plugin, its version and `what` was called."""
     try:
         yield
-    except GanpoError:
-        raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_own(error):
+            raise
         raise PluginError(f"plugin '{provider}': {what} raised {error!r}") from error
 
 

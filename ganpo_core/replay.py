@@ -58,9 +58,8 @@ def write_bundle(
     """Write the bundle of a step counted from 0 that was stopped; collective. Returns its folder, under output_dir."""
     folder = run.config.output_dir / FOLDER / step_name(step + 1)
     tensors = gather_weights(run)
-    trained = run.models.trainable()
-    flawed = {name: w for name, w in run.models.weights().items() if name not in trained}
-    frozen = {name: flawed[name] for name in not_finite(flawed)}
+    held = {**run.models.weights(), **run.models.computed()}
+    frozen = {name: held[name] for name in not_finite(held) if name not in tensors["policy"]}
 
     def write_all() -> None:
         indices = run.order.indices(run.place(step), run.pairs_per_step + 1)
@@ -123,7 +122,7 @@ def replay(folder: Path) -> Replayed:
         run.models.policy.zero_grad(set_to_none=True)
         load_state(run, tensors, bundle)
         with torch.no_grad():
-            weights = run.models.weights()
+            weights = {**run.models.weights(), **run.models.computed()}
             for name, value in tensors["frozen"].items():
                 weights[name].copy_(value)
         set_randomness(bundle["randomness"])

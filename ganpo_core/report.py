@@ -23,6 +23,7 @@ from ganpo_core.config.run import flatten
 from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import write_text
 from ganpo_core.randomness import kept_randomness
+from ganpo_core.redact import redact
 from ganpo_core.types import StepReport
 
 METRICS = "metrics.jsonl"
@@ -44,7 +45,7 @@ class Reporter:
     def say(self, message: str) -> None:
         """One line for the user, never wrapped."""
         if self.is_main:
-            print(message, file=sys.stderr, flush=True)
+            print(redact(message), file=sys.stderr, flush=True)
 
     def write_card(self) -> None:
         """What runs, with what: `run.yaml`, a run file itself, `plugins.json` and `card.json`."""
@@ -147,7 +148,7 @@ def _belongs(line: str, step: int) -> bool:
 
 def _update(path: Path, text: str) -> None:
     with _writing(path):
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_bytes() != text.encode("utf-8"):
             write_text(path, text)
 
 

@@ -55,6 +55,8 @@ def not_finite_error(
     ]
     if spoilt := not_finite(run.models.weights()):
         told.append(f"Weights that are not finite: {_few(spoilt)}")
+    elif spoilt := [name for name, buffer in run.models.computed().items() if bool(buffer.isnan().any())]:
+        told.append(f"Values that the model computed when it was loaded are not numbers: {_few(spoilt)}")
     elif flawed:
         told.append(f"{blamed} itself gave such values; if it is your own, write it with `softplus`")
     elif suspect := next((name for regularizer in run.regularizers if (name := regularizer.suspect())), None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +39,17 @@ def check_settings(key: str, path: str, config: Any) -> None:
                 f"{key}: the config.json of '{path}' asks for the attention kernel '{attention}', which is code from "
                 "elsewhere; remove `attn_implementation` from it. model.attention chooses the implementation"
             )
+
+
+def check_complete(key: str, path: str, found: Mapping[str, Any]) -> None:
+    """Raises ConfigError for weights that the files lack: they would be drawn at random, without a word."""
+    missing = [str(name) for name in found.get("missing_keys", ())]
+    missing += [str(name[0] if isinstance(name, tuple) else name) for name in found.get("mismatched_keys", ())]
+    if missing:
+        raise ConfigError(
+            f"{key}: the files of '{path}' lack {len(missing)} of the model's weights or hold them in another shape, such "
+            f"as {sorted(missing)[0]}; is it a language model, and was all of it copied?"
+        )
 
 
 def loading_reason(error: Exception) -> str:

@@ -19,7 +19,7 @@ def frozen_weights(models: Models) -> dict[str, Tensor]:
     """What makes the reference: its own weights, or those of the policy that adapters leave alone."""
     if models.reference is not None:
         _gather_back(models.reference)
-        return {f"reference {name}": weight.detach() for name, weight in models.reference.named_parameters()}
+        return {name: weight for name, weight in models.weights().items() if name.startswith("reference ")}
     _gather_back(models.policy)
     return {name: weight.detach() for name, weight in models.policy.named_parameters() if not weight.requires_grad}
 
@@ -43,8 +43,9 @@ def fingerprint(models: Models, sum_over_processes: Callable[[Tensor], Tensor]) 
     sums = bit_sums(weights.values())
     if sums is None:
         return None
-    if any(isinstance(weight, DTensor) for weight in weights.values()):
-        sums = sum_over_processes(sums)
+    sharded = torch.tensor([isinstance(weight, DTensor) for weight in weights.values()], device=sums.device)
+    if bool(sharded.any()):
+        sums = torch.where(sharded, sum_over_processes(sums), sums)
     return sha256(repr([(name, value) for name, value in zip(weights, sums.tolist(), strict=True)]).encode()).hexdigest()
 
 

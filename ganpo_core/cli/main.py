@@ -64,8 +64,12 @@ def main() -> None:
         for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
             print("error:", " ".join(line.strip() for line in problem.splitlines()), file=sys.stderr)
         _leave(error.exit_code)
-    except Exception as error:  # a mistake of ours: the traceback, without credentials that its messages may hold
-        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            print("error: the device ran out of memory:", redact(str(error).strip().partition("\n")[0]), file=sys.stderr)
+            print("`ganpo plan RUN` says what a run needs, and what lowers it", file=sys.stderr)
+        else:  # a mistake of ours: the traceback, without credentials that its messages may hold
+            print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         _leave(1)
 
 

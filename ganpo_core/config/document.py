@@ -40,11 +40,12 @@ class Document:
         for depth, key in enumerate(sections):
             if isinstance(node, dict) and node.get(key) is None:
                 node[key] = {}
+                self.overridden.add(".".join(sections[: depth + 1]))
             found, node = find(node, key)
             if not found or not isinstance(node, dict | list):
                 raise ConfigError(f"command line: {path}: '{'.'.join(sections[: depth + 1])}' is not a section")
         if isinstance(node, list):
-            if not last.isdigit() or int(last) >= len(node):
+            if not is_place(last, node):
                 raise ConfigError(f"command line: {path}: '{'.'.join(sections)}' is a list of {len(node)}; no item '{last}'")
             node[int(last)] = value
         elif isinstance(node, dict):
@@ -65,11 +66,16 @@ def find(node: object, path: str) -> tuple[bool, object]:
     for key in path.split("."):
         if isinstance(node, dict) and key in node:
             node = node[key]
-        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        elif isinstance(node, list) and is_place(key, node):
             node = node[int(key)]
         else:
             return False, None
     return True, node
+
+
+def is_place(key: str, items: list[object]) -> bool:
+    """Whether a part of a dotted path is the place of an item of a list, as `0` is; neither `00` nor `²` is one."""
+    return key in map(str, range(len(items)))
 
 
 def read_document(path: Path) -> Document:

@@ -19,9 +19,9 @@ MAX_CHARACTERS = 200_000
 
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
-_INT = re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$")
+_INT = re.compile(r"^[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)$")
 _LEADING_ZERO = re.compile(r"^[-+]?0[0-9_]+$")
-_FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
 
 
 class Parser:
@@ -68,6 +68,8 @@ class Parser:
                 depth -= 1
             if depth > MAX_DEPTH:
                 raise ConfigError(f"{self._where(line)}: nested more than {MAX_DEPTH} deep")
+            if getattr(event, "version", None) not in (None, (1, 2)):
+                self._problem(line, "%YAML: only version 1.2 is read; remove the line")
             tag = getattr(event, "tag", None)
             if tag is not None:
                 self._problem(line, f"tag {tag} is not allowed; write plain YAML")

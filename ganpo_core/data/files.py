@@ -128,11 +128,21 @@ def _table_rows(path: Path, text: TextIOWrapper, delimiter: str) -> list[Row]:
         line = reader.reader.line_num
         raise DataError(f"{path}, line {line}: {error}. Repair the row, or its quotes.") from error
     except UnicodeDecodeError as error:
-        where = f"{path}, after line {reader.reader.line_num}"
-        raise DataError(f"{where}: not UTF-8 text ({error}). Save the file as UTF-8.") from error
+        raise DataError(f"{path}, line {_first_not_utf8(path)}: not UTF-8 text ({error}). Save the file as UTF-8.") from error
     finally:
         csv.field_size_limit(limit)
     return rows
+
+
+def _first_not_utf8(path: Path) -> int:
+    """The line that does not decode: what reads text is ahead of the row by a block."""
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 0
 
 
 def _read_arrow(builder: str) -> Callable[[Path], Iterator[Row]]:

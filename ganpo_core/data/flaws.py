@@ -10,6 +10,7 @@ class Flaw(StrEnum):
 
     MISSING_VALUE = "missing_value"
     WRONG_TYPE = "wrong_type"
+    NESTED_TOO_DEEP = "nested_too_deep"
     CONTENT_NOT_TEXT = "content_not_text"
     UNKNOWN_ROLE = "unknown_role"
     EMPTY_PROMPT = "empty_prompt"

@@ -113,7 +113,7 @@ def _read_preference(value: object) -> float | None:
         return None
     try:
         chance = float(value) if isinstance(value, int | float | str) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         chance = math.nan
     if isinstance(value, bool) or not 0 <= chance <= 1:
         raise RowError(Flaw.BAD_PREFERENCE, f"`preference` is a probability between 0 and 1, not {value!r}")

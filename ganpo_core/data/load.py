@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ganpo_core.data.dataset import PairDataset, TokenPair
-from ganpo_core.data.flaws import BAD_IMAGE, RowError
+from ganpo_core.data.flaws import BAD_IMAGE, Flaw, RowError
 from ganpo_core.data.formats import ChatPair, TextPair, parse_row
 from ganpo_core.data.overlong import fit
 from ganpo_core.data.processor import ImagePairTokenizer
@@ -102,6 +102,8 @@ class _SourceReader:
                 yield row, self.tokenizer.render(parsed, f"{self.source.place}, row {row}"), parsed
             except RowError as error:
                 self._count(row, error)
+            except RecursionError:
+                self._count(row, RowError(Flaw.NESTED_TOO_DEEP, "values in values, deeper than Python can follow"))
 
     def _count(self, row: int, error: RowError) -> None:
         if error.flaw in BAD_IMAGE and self.config.on_bad_image == "error":

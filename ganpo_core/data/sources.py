@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ganpo_core.data.files import FILE_READERS, read_file, suffix_of, undecoded
 from ganpo_core.data.formats import Row
 from ganpo_core.errors import DataError
+from ganpo_core.redact import redact
 from ganpo_core.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def read_rows(source: NamedSource) -> Iterable[Row]:
 
 
 def _labelled(name: str, split: str | None) -> str:
-    return f"{name}[{split}]" if split else name
+    # Names are written into every file of a run.
+    return redact(f"{name}[{split}]" if split else name)
 
 
 def _pick(splits: Mapping[str, Loaded], source: NamedSource) -> Loaded:

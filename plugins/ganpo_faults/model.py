@@ -11,8 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 
-def write_model(folder: str, words: Sequence[str]) -> str:
-    """A random two-layer Llama and a tokenizer of `words`; its attention drops out, so that generators must be restored."""
+def write_model(folder: str, words: Sequence[str], dropout: float = 0.1) -> str:
+    """A random two-layer Llama of width 16 in float32, and a tokenizer of `words`.
+
+    Its attention drops out, so that generators must be restored for a resumed run to be the same.
+    """
     logging.disable_progress_bar()
     vocabulary = {word: index for index, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *words])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -28,7 +31,7 @@ def write_model(folder: str, words: Sequence[str]) -> str:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=64,
-        attention_dropout=0.1,
+        attention_dropout=dropout,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,

@@ -131,6 +131,9 @@ KINDS: Mapping[str, tuple[str, Make]] = {
     "content that is an image": (
         "content_not_text", _changed_chat("prompt", [_turn("user", [{"type": "image", "image": "x.png"}])])
     ),
+    "a message that holds lists in lists": (
+        "nested_too_deep", _changed_chat("prompt", [{**_turn("user", "w1"), "note": json.loads("[" * 900 + "]" * 900)}])
+    ),
     "content of a wrong type": ("wrong_type", _changed_chat("chosen", [_turn("assistant", 7)])),
     "content that is null": ("missing_value", _changed_chat("chosen", [_turn("assistant", None)])),
     "no messages": ("empty_prompt", _changed_chat("prompt", [])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from ganpo_core import ConfigError, Divergence, Latents, PluginError
 from ganpo_core.asking import ask, ask_scalar
+from ganpo_core.interrupts import Interrupts
 from ganpo_core.registry import KINDS, Provider, Registry
 
 
@@ -24,6 +26,18 @@ class Odd(Divergence):
             raise ValueError("boom")
         if self.how == "leaves":
             raise SystemExit(0)
+        if self.how == "cancels":
+            raise asyncio.CancelledError
+        if self.how == "interrupts":
+            raise KeyboardInterrupt
+        if self.how == "replaces":
+            object.__setattr__(policy, "states", policy.states * 2)
+        if self.how == "counts threads":
+            torch.set_num_threads(torch.get_num_threads() + 1)
+        if self.how == "stops learning":
+            torch.set_grad_enabled(False)
+        if self.how == "halves":
+            torch.set_default_dtype(torch.bfloat16)
         if self.how == "refuses":
             raise ConfigError("its own words")
         if self.how == "writes":
@@ -65,7 +79,35 @@ def test_to_leave_the_process_is_a_mistake() -> None:
     assert refusal("leaves").startswith("plugin 'acme 1.2': Odd.distance tried to leave the process (SystemExit: 0)")
 
 
-@pytest.mark.parametrize(("how", "argument"), [("writes", "reference.states"), ("writes into a view", "policy.states")])
+def test_whatever_a_plugin_raises_is_its_mistake() -> None:
+    assert refusal("cancels").startswith("plugin 'acme 1.2': Odd.distance raised CancelledError (test_asking.py:")
+
+
+def test_a_keyboard_interrupt_is_the_users_unless_signals_are_caught() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ask(made("interrupts"), "distance", latents(), latents())
+    with Interrupts():
+        assert refusal("interrupts").startswith("plugin 'acme 1.2': Odd.distance raised KeyboardInterrupt")
+
+
+@pytest.mark.parametrize(
+    ("how", "switch"),
+    [("counts threads", "number of threads"), ("stops learning", "grad mode"), ("halves", "default dtype")],
+)
+def test_a_setting_of_torch_that_is_left_changed_is_a_mistake(how: str, switch: str) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert refusal(how).startswith(f"plugin 'acme 1.2': Odd.distance left torch's {switch} changed, from ")
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("how", "argument"),
+    [("writes", "reference.states"), ("writes into a view", "policy.states"), ("replaces", "policy.states")],
+)
 def test_a_change_of_an_argument_names_the_argument(how: str, argument: str) -> None:
     assert refusal(how) == (
         f"plugin 'acme 1.2': Odd.distance changed its argument {argument} in place; others read it too: make a new tensor"

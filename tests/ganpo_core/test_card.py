@@ -103,3 +103,15 @@ def test_a_file_of_the_hubs_cache_is_known_by_its_name(tmp_path: Path) -> None:
     (folder / "model.safetensors").symlink_to(blob)
     assert _model(str(folder), None)["files"] == {"model.safetensors": "1" * 64}
     assert file_digest(blob) == sha256(blob)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "null", "[1]", "{}", "\x00" * 40])
+def test_a_damaged_card_is_no_reason_to_fail(damage: str, tiny_run: MakeRun) -> None:
+    folder = ganpo_core.train(tiny_run())
+    first = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    shutil.rmtree(folder / "policy")
+    (folder / "card.json").write_text(damage, encoding="utf-8")
+    ganpo_core.train(tiny_run(), resume=True)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert card["data"] == first["data"]
+    assert (first["first_start_unknown"], card["first_start_unknown"]) == (False, True)

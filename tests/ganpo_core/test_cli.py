@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from ganpo_core.cli.main import main
 
@@ -211,3 +212,17 @@ def test_schema_is_json(ganpo: Ganpo) -> None:
     code, out, _ = ganpo("schema")
     assert code == 0
     assert json.loads(out)["title"] == "ganpo run file"
+
+
+def test_a_device_that_is_full_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(sys.modules["ganpo_core.cli.main"], "make_app", lambda: fill)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: the device ran out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "`ganpo plan RUN` says what a run needs, and what lowers it",
+    ]

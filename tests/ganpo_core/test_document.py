@@ -29,6 +29,9 @@ def refusal(text: str) -> str:
         (".5", 0.5),
         ("-3", -3),
         ("1_000", 1000),
+        ("1_000_000.5", 1000000.5),
+        ("1_", "1_"),
+        ("1__000", "1__000"),
         ("0", 0),
         ("no", "no"),
         ("on", "on"),
@@ -241,3 +244,23 @@ def test_a_mapping_becomes_a_document_of_its_own() -> None:
 def test_a_mapping_with_a_key_that_is_no_text_is_refused() -> None:
     with pytest.raises(ConfigError, match="the run: model: keys are text, got 3"):
         document_of({"model": {3: 1}})
+
+
+def test_a_file_that_asks_for_another_yaml_is_refused() -> None:
+    assert refusal("%YAML 1.1\n---\nkey: no") == "run.yaml:1: %YAML: only version 1.2 is read; remove the line"
+    assert parsed("%YAML 1.2\n---\nkey: no") == {"key": "no"}
+
+
+@pytest.mark.parametrize("place", ["00", "\u00b2", "\u0663", "-1", "2"])
+def test_an_item_of_a_list_is_named_by_its_place_alone(place: str) -> None:
+    document = parse_document("items: [{a: 1}, {a: 2}]", "run.yaml")
+    with pytest.raises(ConfigError, match=f"items.{place}.*is not a section"):
+        document.override(f"items.{place}.a", 3)
+    with pytest.raises(ConfigError, match=f"is a list of 2; no item '{place}'"):
+        document.override(f"items.{place}", 3)
+
+
+def test_a_section_that_an_override_made_was_written_on_the_command_line() -> None:
+    document = parse_document("one: 1", "run.yaml")
+    document.override("trianing.max_steps", 3)
+    assert document.origin("trianing") == "command line"

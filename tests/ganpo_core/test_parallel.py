@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,10 +36,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(run_file: dict[str, Any], path: Path, *arguments: str) -> None:
+TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port")
+# With `--cpu`, accelerate starts one process, whatever --num_processes says: the environment asks for CPUs instead.
+ACCELERATE = (
+    "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no",
+    "--dynamo_backend", "no", "--main_process_port",
+)  # fmt: skip
+
+
+def launch(run_file: dict[str, Any], path: Path, *arguments: str, launcher: tuple[str, ...] = TORCHRUN) -> None:
     path.write_text(yaml.safe_dump(run_file))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    command += ["--master-port", str(free_port()), "-m", "ganpo_core", "train", str(path), *arguments]
+    command = [sys.executable, "-m", *launcher, str(free_port()), "-m", "ganpo_core", "train", str(path), *arguments]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -195,3 +203,21 @@ def test_two_processes_that_see_are_one_with_twice_the_pairs(tiny_run: MakeRun, 
     launch(two, tmp_path / "two.yaml")
     alone, both = (load_file(folder / "policy" / "model.safetensors") for folder in folders)
     assert all(torch.allclose(alone[name], both[name], atol=1e-6) for name in alone)
+
+
+def test_accelerate_launch_starts_the_run_that_torchrun_does(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """Two gloo processes, resumed half-way: the exported policy and critics are the same bytes."""
+    training = {"learning_rate": 1e-3, "max_steps": 4, "per_device_train_batch_size": 2, "save_steps": 2}
+    run_file = tiny_run(**GAME, training=training)
+    exported = {}
+    for name, launcher in (("torchrun", TORCHRUN), ("accelerate", ACCELERATE)):
+        folder = tmp_path / name
+        launch({**run_file, "output_dir": str(folder)}, tmp_path / f"{name}.yaml", launcher=launcher)
+        assert json.loads((folder / "card.json").read_text())["processes"] == 2
+        for part in ("policy", "adversary", "checkpoints/step-00000004"):
+            shutil.rmtree(folder / part)
+        launch({**run_file, "output_dir": str(folder)}, tmp_path / f"{name}.yaml", "--resume", launcher=launcher)
+        paths = [path for part in ("policy", "adversary") for path in (folder / part).glob("*.safetensors")]
+        exported[name] = {path.relative_to(folder): path.read_bytes() for path in paths}
+    assert len(exported["torchrun"]) == 4
+    assert exported["torchrun"] == exported["accelerate"]

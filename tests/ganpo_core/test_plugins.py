@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import ganpo_core.plugins
 from ganpo_core import StepReport
@@ -216,6 +217,15 @@ def test_an_observer_that_raises_is_named(plugin_file: Callable[..., str], tmp_p
     text = HEAD + "\n@hookimpl\ndef ganpo_step_finished(report):\n    raise ValueError(report.step)\n"
     with pytest.raises(PluginError, match=r"plugin 'mine sha256:.*': ganpo_step_finished raised ValueError\(7\)"):
         load_plugins([plugin_file(text)], tmp_path).step_finished(StepReport(7, 10, {}))
+
+
+def test_an_observer_that_leaves_torch_changed_is_named(plugin_file: Callable[..., str], tmp_path: Path) -> None:
+    text = HEAD + "\nimport torch\n@hookimpl\ndef ganpo_step_finished():\n    torch.set_grad_enabled(False)\n"
+    try:
+        with pytest.raises(PluginError, match=r"'mine sha256:.*': ganpo_step_finished left torch's grad mode changed, from True"):
+            load_plugins([plugin_file(text)], tmp_path).step_finished(StepReport(7, 10, {}))
+    finally:
+        torch.set_grad_enabled(True)
 
 
 def test_an_observer_may_leave_out_the_report(plugin_file: Callable[..., str], tmp_path: Path) -> None:

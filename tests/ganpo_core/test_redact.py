@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ganpo_core.errors import ConfigError, DataError
@@ -21,6 +23,7 @@ ENVIRONMENT = {"HF_TOKEN": "canary-of-the-hub", "PGPASSWORD": "canary-of-the-bas
         ("api_key=canary and more", "api_key=*** and more"),
         ("Authorization: Bearer canarycanary", "Authorization: Bearer ***"),
         ("hf_canarycanarycanary1 was refused", "*** was refused"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJjYW5hcnkiOjF9.c2lnY2FuYXJ5", "***"),
         ("ghp_canarycanarycanarycanary", "***"),
         ("said canary-of-the-hub twice: canary-of-the-hub", "said *** twice: ***"),
         ("canary-of-the-base", "***"),
@@ -58,3 +61,23 @@ def test_nested_plain_data_are_masked_in_place_of_their_kind() -> None:
         "a": ["https://***@h", 1, None],
         "b": {"c": True},
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "/canary+of/the+cloud"),  # one key in 64 begins so
+        ("GITHUB_PAT", "canary-of-the-forge"),
+        ("NPM_AUTH", "canary-of-the-registry"),
+        ("SMTP_PASS", "canary-of-the-post"),
+        ("DATABASE_CREDS", "canary-of-the-base"),
+    ],
+)
+def test_a_secret_is_known_by_the_name_of_its_variable(name: str, value: str) -> None:
+    assert redact(f"it says {value}", {name: value}) == "it says ***"
+
+
+def test_a_file_that_is_there_is_a_place_whatever_its_variable_is_called(tmp_path: Path) -> None:
+    (tmp_path / "credentials.json").write_text("{}")
+    value = str(tmp_path / "credentials.json")
+    assert redact(f"reads {value}", {"GOOGLE_APPLICATION_CREDENTIALS": value}) == f"reads {value}"

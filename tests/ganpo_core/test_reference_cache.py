@@ -99,11 +99,12 @@ def test_a_damaged_part_is_named_and_computed_again(cached: MakeRun, tmp_path: P
     assert live.batch(live.pairs, [0]).reference is not None
 
 
-def test_values_of_another_computation_are_refused(cached: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gap", [0.01, float("nan")])
+def test_values_of_another_computation_are_refused(gap: float, cached: MakeRun, tmp_path: Path) -> None:
     """Signed, and wrong: as a library that computes otherwise would leave them."""
     filled(cached())
     (values,) = (tmp_path / "cache").glob("*/part-*/logps.safetensors")
-    wrong = {key: value - 0.01 for key, value in load_file(values).items()}
+    wrong = {key: value - gap for key, value in load_file(values).items()}
     write_folder(values.parent, lambda folder: save_file(wrong, folder / values.name), 0)
     with pytest.raises(TrainingError, match=r"not those of this reference.*Delete the folder"):
         filled(cached())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -76,3 +77,26 @@ def test_a_damaged_bundle_is_refused(stopped: Path) -> None:
     (stopped / "pairs.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"is no replay bundle that can be trusted: pairs\.json is damaged"):
         replay(stopped)
+
+
+BLIND = """\
+import gc
+from ganpo_core import hookimpl
+from ganpo_core.assemble import Run
+
+@hookimpl
+def ganpo_step_finished(report):
+    if report.step == 2:
+        for run in (found for found in gc.get_objects() if type(found) is Run):
+            run.models.policy.model.rotary_emb.inv_freq.fill_(float("nan"))
+"""
+
+
+def test_what_the_files_of_a_model_do_not_hold_is_in_the_bundle(tiny_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "blind.py").write_text(BLIND)
+    gc.collect()  # runs of other tests are none of its business
+    with pytest.raises(NotFiniteError, match=r"step 3: .* are not numbers: model\.rotary_emb\.inv_freq"):
+        ganpo_core.train(tiny_run(plugins=[str(tmp_path / "blind.py")]))
+    (bundle,) = (tmp_path / "out" / "replay").iterdir()
+    (tmp_path / "blind.py").write_text("")
+    assert replay(bundle).is_reproduced

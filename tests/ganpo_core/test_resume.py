@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import ganpo_core
+from ganpo_core.checkpoint import save_tensors
 from ganpo_core.cli.main import make_app
 from ganpo_core.errors import CheckpointError, ConfigError
 from ganpo_core.folders import find_flaw, write_folder
@@ -133,6 +134,11 @@ def test_the_export_is_made_again_where_a_part_of_it_is_missing_or_damaged(tiny_
     (folder / "policy" / "model.safetensors").write_bytes(b"cut")
     ganpo_core.train(run_file, resume=True)
     assert {path: path.read_bytes() for path in whole} == whole
+    shutil.rmtree(folder / "policy")
+    (folder / "policy").mkdir()
+    (folder / "policy" / "manifest.json").write_text("{}")  # every file that it lists is as it says
+    ganpo_core.train(run_file, resume=True)
+    assert {path: path.read_bytes() for path in whole} == whole
 
 
 def test_an_evaluation_that_a_kill_cut_off_is_repeated(tiny_run: MakeRun, tiny_pairs: Path) -> None:
@@ -191,3 +197,14 @@ def test_checkpoints_are_listed_verified_and_one_is_chosen(half: dict[str, Any])
     refused = CliRunner().invoke(app, ["checkpoints", str(folder)])
     assert isinstance(refused.exception, CheckpointError)
     assert "no checkpoint to resume from" in str(refused.exception)
+
+
+def test_tensors_are_written_as_they_are_however_they_lie_in_memory(tmp_path: Path) -> None:
+    """Parts of others, turned around, given twice or empty; whole ones are not copied for it."""
+    table = torch.arange(12.0).reshape(3, 4)
+    given = {"whole": table, "again": table, "row": table[1], "turned": table.T}
+    given |= {"empty": torch.zeros(0, 4), "one": torch.tensor(7)}
+    save_tensors(given, tmp_path / "tensors.safetensors")
+    found = load_file(tmp_path / "tensors.safetensors")
+    assert {name: value.tolist() for name, value in found.items()} == {name: value.tolist() for name, value in given.items()}
+    assert found["turned"].shape == (4, 3)

@@ -11,12 +11,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ganpo_core.assemble import Run, assemble
+from ganpo_core.checkpoint import gather_weights, load_state
 from ganpo_core.config import load_run
 from ganpo_core.errors import NotFiniteError, TrainingError
 from ganpo_core.metrics import MetricSums
 from ganpo_core.soundness import check_reference, check_weights
 from ganpo_core.step import train_step
-from ganpo_core.weights import bit_sums, fingerprint, not_finite
+from ganpo_core.weights import bit_sums, fingerprint, frozen_weights, not_finite
 
 MakeRun = Callable[..., dict[str, Any]]
 
@@ -184,3 +185,64 @@ def test_a_fingerprint_is_that_of_the_weights(tiny_run: MakeRun) -> None:
 def test_large_finite_sums_are_not_called_infinite() -> None:
     assert not_finite({"large": torch.full((4,), 3e38), "none": torch.empty(0), "nan": torch.tensor([0.0, torch.nan])}) == ["nan"]
     assert not_finite({"both": torch.tensor([torch.inf, -torch.inf])}) == ["both"]
+
+
+class _Shifted(torch.nn.Module):
+    """A layer with a buffer of its own, as the routers of some models have."""
+
+    def __init__(self, inner: torch.nn.Module, stored: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("shift", torch.zeros(16), persistent=stored)
+
+    def forward(self, states: Tensor) -> Tensor:
+        found: Tensor = self.inner(states + self.shift)
+        return found
+
+
+def shifted(run: Run, stored: bool = True) -> Run:
+    """The run with such a layer in policy and reference."""
+    for model in (run.models.policy, run.models.reference):
+        layer = model.model.layers[0]  # type: ignore[union-attr, index]
+        layer.mlp = _Shifted(layer.mlp, stored)  # type: ignore[union-attr, arg-type]
+    run.reference_sums = bit_sums(frozen_weights(run.models).values())
+    return run
+
+
+def test_a_buffer_that_the_files_hold_is_watched_as_weights_are(tiny_run: MakeRun) -> None:
+    run = shifted(made(tiny_run()))
+    before = fingerprint(run.models, lambda sums: sums)
+    check_reference(run)
+    run.models.reference.model.layers[0].mlp.shift[3] = 0.5  # type: ignore[union-attr, index]
+    assert fingerprint(run.models, lambda sums: sums) != before
+    with pytest.raises(TrainingError, match=r"the reference has changed during the run: reference model\.layers\.0\.mlp\.shift"):
+        check_reference(run)
+    run.models.policy.model.layers[0].mlp.shift[3] = torch.nan  # type: ignore[union-attr, index]
+    with pytest.raises(TrainingError, match=r"weights that are not finite: model\.layers\.0\.mlp\.shift;"):
+        check_weights(run)
+
+
+def test_a_buffer_that_the_files_hold_is_saved_and_restored(tiny_run: MakeRun) -> None:
+    run = shifted(made(tiny_run()))
+    run.models.policy.model.layers[0].mlp.shift[3] = 0.25  # type: ignore[union-attr, index]
+    saved = gather_weights(run)
+    assert saved["policy"]["model.layers.0.mlp.shift"].tolist() == [0, 0, 0, 0.25, *[0] * 12]
+    fresh = shifted(made(tiny_run()))
+    schedule = {key: fresh.scheduler.state_dict()[key] for key in ("last_epoch", "_step_count", "_last_lr")}
+    load_state(fresh, saved, {"schedule": schedule, "adversary": {}, "statistics": fresh.statistics.state()})
+    assert float(fresh.models.policy.model.layers[0].mlp.shift[3]) == 0.25  # type: ignore[union-attr, index]
+
+
+def test_what_a_model_computed_when_it_was_loaded_is_blamed_before_a_plugin(tiny_run: MakeRun) -> None:
+    run = shifted(made(tiny_run()), stored=False)
+    check_weights(run)
+    run.models.policy.model.layers[0].mlp.shift[3] = torch.nan  # type: ignore[union-attr, index]
+    check_weights(run)  # a mask may hold what is not finite
+    told = r"Values that the model computed when it was loaded are not numbers: model\.layers\.0\.mlp\.shift\. "
+    with pytest.raises(NotFiniteError, match=told):
+        train_step(run, run.window(0), 3, MetricSums(run.models.device))
+
+
+def test_sums_of_what_is_not_sharded_are_not_added_up_over_processes(tiny_run: MakeRun) -> None:
+    run = shifted(made(tiny_run()))
+    assert fingerprint(run.models, lambda sums: sums * 2) == fingerprint(run.models, lambda sums: sums)

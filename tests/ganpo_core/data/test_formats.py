@@ -87,6 +87,16 @@ def test_a_tool_call_without_text_is_a_response(write, config, tokenizer):
     assert dataset[0].chosen == (2, 4)
 
 
+
+
+def nested(depth: int) -> list[object]:
+    """A list in a list in a list."""
+    found: list[object] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 FLAWED = [
     ("missing_value", {**SOUND, "chosen": None}),
     ("missing_value", {"prompt": [ASK], "chosen": [GOOD]}),
@@ -116,6 +126,9 @@ FLAWED = [
     ("lone_surrogate", {**SOUND, "prompt": [{"role": "user", "content": "one \udfff"}]}),
     ("response_starts_without_assistant", {**SOUND, "chosen": [{"role": "user", "content": "six"}, GOOD]}),
     ("response_ends_without_assistant", {**SOUND, "chosen": [GOOD, ASK]}),
+    ("bad_preference", {**SOUND, "preference": 10**400}),
+    ("nested_too_deep", {**SOUND, "tools": nested(900)}),
+    ("nested_too_deep", {**SOUND, "prompt": [{**ASK, "note": nested(900)}]}),
     ("bad_tools", {**SOUND, "tools": "not json"}),
     ("bad_tools", {**SOUND, "tools": {"name": "one"}}),
     ("bad_template_options", {**SOUND, "chat_template_kwargs": {"tokenize": True}}),

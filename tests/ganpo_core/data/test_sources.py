@@ -12,6 +12,7 @@ import pytest
 
 from ganpo_core.config import DataSource
 from ganpo_core.data import load_pairs
+from ganpo_core.data.sources import named_sources
 from ganpo_core.errors import DataError
 
 ROWS = [
@@ -226,3 +227,18 @@ def test_a_source_listed_twice_or_with_a_weight_of_nothing_is_refused(write, con
         load_pairs(config(sources=(source, source)), tokenizer)
     with pytest.raises(DataError, match=r"weight 0\.1 of 2 pairs is not a single pair per epoch"):
         load_pairs(config(sources=(source,)), tokenizer)
+
+
+def test_a_table_that_is_not_utf8_names_the_line(tmp_path, config, tokenizer):
+    path = tmp_path / "pairs.csv"
+    rows = "".join(f"one,two {index},three\n" for index in range(40))
+    path.write_bytes(f"prompt,chosen,rejected\n{rows}".encode() + "caf\u00e9,two,three\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"pairs\.csv, line 42: not UTF-8 text"):
+        load_pairs(config(path=str(path)), tokenizer)
+
+
+def test_a_credential_in_the_name_of_a_file_is_not_the_name_of_its_source(tmp_path, config):
+    path = tmp_path / "hf_canarycanarycanary1.jsonl"
+    path.write_text("{}\n")
+    [source] = named_sources(config(path=str(path)))
+    assert (source.name, source.path) == ("***.jsonl", str(path))
