@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LOGITS_HELD = {"cpu": 2**24, "cuda": 2**27}
-"""Logits of a tile: 64 MB of float32 on a CPU; on a GPU enough to fill a matrix product."""
+LOGITS_HELD = {"cpu": 2**22, "cuda": 2**27}
+"""Logits of a tile: 16 MB of float32 on a CPU, where larger ones are not faster; on a GPU enough to fill a product."""
 
 FEWEST_WORDS = 1024
 """Of a tile; where the tokens would leave room for fewer, they are taken in parts."""
@@ -68,7 +68,7 @@ def tiles(
     num_tokens, num_words, cap = len(states_CH), len(weight_VH), settings.softcap
     size = max(1, min(num_words, _logits_held(states_CH) // max(num_tokens, 1)))
     states_CH = states_CH.to(settings.dtype)
-    # Written again for every tile: a fresh 64 MB each time costs a CPU more than the softmax.
+    # Written again for every tile: a fresh 16 MB each time costs a CPU more than the softmax.
     product = torch.empty(num_tokens * size, dtype=settings.dtype, device=states_CH.device)
     logits = product if settings.dtype == wide else torch.empty_like(product, dtype=wide)
     cap_slope = torch.empty_like(logits) if cap is not None and with_slope else None

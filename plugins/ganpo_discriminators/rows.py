@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ganpo_discriminators.dropout_attention import dropout_attention
+
 
 @dataclass(frozen=True)
 class PaddedRows:
@@ -66,7 +68,10 @@ class TightRows:
         found = []
         for row in torch.split(query_key_value, [length for length in self.lengths if length]):
             query_AME, key_AME, value_AME = row.reshape(len(row), 3, num_heads, -1).permute(1, 2, 0, 3)
-            mixed_AME = F.scaled_dot_product_attention(query_AME, key_AME, value_AME, dropout_p=dropout)
+            if dropout:
+                mixed_AME = dropout_attention(query_AME, key_AME, value_AME, dropout)
+            else:
+                mixed_AME = F.scaled_dot_product_attention(query_AME, key_AME, value_AME)
             found.append(mixed_AME.transpose(0, 1).flatten(1))
         return torch.cat(found) if found else query_key_value[:, : query_key_value.shape[-1] // 3]
 
