@@ -242,18 +242,6 @@ def checkpoint_activations(model: nn.Module) -> None:
     enable({"use_reentrant": False})
 
 
-def share_tied_gradient(model: nn.Module) -> None:
-    """Let a tied embedding add its gradient, a row for each token, to that of the output layer.
-
-    Otherwise it fills a second matrix of the vocabulary's size. On a CPU alone, where rows are added in a fixed order, and
-    in one process: DDP reads `sparse` as a promise about the sum of both.
-    """
-    embedding, output = base_model(model).get_input_embeddings(), output_layer(model)  # type: ignore[operator]
-    tied = isinstance(embedding, nn.Embedding) and output is not None and output.weight is embedding.weight
-    if tied and embedding.weight.requires_grad and embedding.weight.device.type == "cpu":
-        embedding.sparse = True
-
-
 def save_policy(models: Models, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write the policy (or its adapters) and the tokenizer as `from_pretrained` reads them.
 

@@ -16,8 +16,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ganpo_core.embedding import share_tied_gradient
 from ganpo_core.errors import CheckpointError, ConfigError, GanpoError
-from ganpo_core.models import Models, base_model, is_composite, share_tied_gradient, text_config
+from ganpo_core.models import Models, base_model, is_composite, text_config
 from ganpo_core.vision import seeing_weights
 from ganpo_core.watchdog import DEFAULT
 
@@ -64,7 +65,7 @@ def _is_on(value: str) -> bool:
 def parallelize(models: Models, accelerator: Accelerator, parallelism: str) -> None:
     """Make the policy's passes collective where there are several processes."""
     if accelerator.num_processes == 1 and parallelism == "ddp":
-        share_tied_gradient(models.policy)
+        share_tied_gradient(base_model(models.policy))
         return
     if parallelism == "ddp":
         if is_composite(models.policy):

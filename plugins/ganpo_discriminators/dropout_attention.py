@@ -42,4 +42,5 @@ class _DropoutAttention(torch.autograd.Function):
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:
-    return (query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(-1)
+    scores: Tensor = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5
+    return scores.softmax(-1)

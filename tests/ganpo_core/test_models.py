@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from ganpo_core.config import LoraConfig, ModelConfig
 from ganpo_core.errors import ConfigError, TrainingError
-from ganpo_core.models import context_length, load_models, load_tokenizer, save_policy, share_tied_gradient
+from ganpo_core.models import context_length, load_models, load_tokenizer, save_policy
 
 CPU = torch.device("cpu")
 
@@ -98,23 +97,3 @@ def test_a_saved_policy_loads_again(tiny_model: Path, tmp_path: Path) -> None:
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert len(AutoTokenizer.from_pretrained(tmp_path / "policy")) == 28
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), models.policy.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_tied_embedding_adds_its_gradient_to_the_output_layers(tied: bool) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        pad_token_id=0, tie_word_embeddings=tied,
-    )
-    model = LlamaForCausalLM(config).double()
-    ids = torch.tensor([[1, 7, 7, 3, 0]])
-    weight = model.get_input_embeddings().weight
-    expected, *_ = torch.autograd.grad(model(ids).logits.square().sum(), [weight])
-
-    share_tied_gradient(model)
-    for _ in range(2):  # the second is added to the first, as in a window of two micro-batches
-        model(ids).logits.square().sum().backward()
-    assert model.get_input_embeddings().sparse == tied
-    assert weight.grad is not None and weight.grad.layout == torch.strided
-    torch.testing.assert_close(weight.grad, 2 * expected, rtol=1e-12, atol=1e-12)
