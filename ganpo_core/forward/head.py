@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 
 from ganpo_core.forward.tiles import HeadSettings, Tile, add_product, parts_of, tiles
 from ganpo_core.models import base_model, output_layer, text_config
@@ -37,7 +36,8 @@ class Head:
         """[M] in at least float32, differentiable in states and weights; and the HEAD_STATISTICS asked for, [M] each."""
         names = tuple(name for name in HEAD_STATISTICS if name in statistics)
         weight = linear.weight
-        weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        if hasattr(weight, "full_tensor"):  # sharded; the module that says so brings sympy, and `check` needs neither
+            weight = weight.full_tensor()
         settings = HeadSettings(self.softcap, self.dtype or weight.dtype, names)
         found = _ResponseLogps.apply(states_MH, weight, linear.bias, target_M, settings)  # type: ignore[no-untyped-call]
         return found[0], dict(zip(names, found[1:], strict=True))

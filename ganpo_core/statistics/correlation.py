@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ganpo_core.errors import DataError
 from ganpo_core.statistics.arrays import Floats, Numbers, as_floats, of_one_length
@@ -25,7 +24,7 @@ class Correlation:
 
 def pearson(x: Numbers, y: Numbers, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0) -> Correlation:
     """Pearson's r; the interval redraws points."""
-
+    from scipy import stats  # scipy is slow to import, and most commands need none
 
     def of_values(a: Floats, b: Floats, axis: int) -> Any:
         return stats.pearsonr(a, b, axis=axis).statistic
@@ -35,6 +34,7 @@ def pearson(x: Numbers, y: Numbers, resamples: int = RESAMPLES, confidence: floa
 
 def spearman(x: Numbers, y: Numbers, resamples: int = RESAMPLES, confidence: float = 0.95, seed: int = 0) -> Correlation:
     """Spearman's rank correlation, average ranks for ties; the interval redraws points."""
+    from scipy import stats
 
     def of_ranks(a: Floats, b: Floats, axis: int) -> Any:
         return stats.pearsonr(stats.rankdata(a, axis=axis), stats.rankdata(b, axis=axis), axis=axis).statistic
@@ -45,6 +45,8 @@ def spearman(x: Numbers, y: Numbers, resamples: int = RESAMPLES, confidence: flo
 def _correlation(
     name: str, statistic: Callable[..., Any], x: Numbers, y: Numbers, resamples: int, confidence: float, seed: int
 ) -> Correlation:
+    from scipy import stats
+
     x_N, y_N = as_floats(x, "x"), as_floats(y, "y")
     count = of_one_length(x=x_N, y=y_N)
     for label, values in (("x", x_N), ("y", y_N)):

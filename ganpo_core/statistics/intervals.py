@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 from ganpo_core.errors import DataError
 from ganpo_core.statistics.arrays import Floats, Numbers, as_floats, of_one_length
@@ -98,7 +98,7 @@ def wilson_interval(shares: Numbers, confidence: float = 0.95) -> Interval:
     if shares_N.min() < 0 or shares_N.max() > 1:
         raise DataError(f"shares lie in [0, 1], got {shares_N.min()} to {shares_N.max()}")
     # scipy's binomtest has the same formula, for whole numbers of successes only.
-    count, rate, z = len(shares_N), float(shares_N.mean()), float(norm.ppf(0.5 + confidence / 2))
+    count, rate, z = len(shares_N), float(shares_N.mean()), NormalDist().inv_cdf(0.5 + confidence / 2)
     spread = 1 + z * z / count
     middle = (rate + z * z / (2 * count)) / spread
     half = z / spread * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))

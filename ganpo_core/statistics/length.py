@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
 
 from ganpo_core.errors import DataError
 from ganpo_core.statistics.arrays import Floats, Numbers, as_floats, of_one_length
@@ -31,6 +30,8 @@ class LengthControlled:
 
 def difficulty(wins: Sequence[Numbers]) -> Floats:
     """[N], how hard it is to win each prompt: the logit of a pool's mean win there, half a win added on either side."""
+    from scipy.special import logit  # scipy is slow to import, and most commands need none
+
     wins_MN = np.stack([as_floats(each, "wins") for each in wins])
     return np.asarray(logit((wins_MN.sum(0) + 0.5) / (len(wins_MN) + 1)), dtype=np.float64)
 
@@ -48,6 +49,8 @@ def length_controlled(
     `preferences` are wins in [0, 1]; features are (1, tanh(difference of lengths / its standard deviation),
     difficulty). `counts` weigh prompts, as a bootstrap does; the deviation then is the weighted one.
     """
+    from scipy.special import expit
+
     wins_N = as_floats(preferences, "preferences")
     gap_N = as_floats(base_lengths, "base_lengths") - as_floats(lengths, "lengths")
     counts_N = np.ones_like(wins_N) if counts is None else as_floats(counts, "counts")
@@ -69,6 +72,8 @@ def length_controlled(
 
 def _fit(features_NF: Floats, wins_N: Floats, counts_N: Floats, ridge: float) -> Floats:
     """Newton's method on the weighted log loss + ridge / 2 * |weights|^2: convex, and quick enough to bootstrap."""
+    from scipy.special import expit
+
     penalty_FF = ridge * np.eye(features_NF.shape[1])
     weights_F = np.zeros(features_NF.shape[1])
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ganpo_discriminators.dropout_attention import dropout_attention
 
@@ -84,5 +83,5 @@ class TightRows:
 def rows_of(read_NS: Tensor) -> PaddedRows | TightRows:
     """The way of computing rows that suits the device."""
     # Where a plan is made, tensors have shapes and no values: nobody knows where the padding is.
-    has_lengths = read_NS.device.type == "cpu" and not isinstance(read_NS, FakeTensor)
+    has_lengths = read_NS.device.type == "cpu" and type(read_NS) is Tensor
     return TightRows(read_NS) if has_lengths else PaddedRows(read_NS)

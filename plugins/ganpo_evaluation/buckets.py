@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import typer
-from scipy.stats import linregress
 
 from ganpo_core import DataError, statistics
 from ganpo_evaluation.alpaca import Annotations
@@ -33,6 +32,8 @@ def by_length(found: Sequence[Annotations], edges: str, facts: dict[str, Any]) -
                 row["mean length"] = float(lengths[place == bucket].mean())
             rows.append(row)
         if np.ptp(lengths) > 0:
+            from scipy.stats import linregress  # slow to import: not for every command
+
             line = linregress(lengths, wins)
             slope, error = 1e5 * line.slope, 1e5 * line.stderr
             notes.append(f"{each.model}: {slope:+.2f} points of win rate for 1000 more characters (standard error {error:.2f})")
