@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from dataclasses import dataclass
 
 import pytest
@@ -84,10 +85,14 @@ def test_whatever_a_plugin_raises_is_its_mistake() -> None:
 
 
 def test_a_keyboard_interrupt_is_the_users_unless_signals_are_caught() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        ask(made("interrupts"), "distance", latents(), latents())
-    with Interrupts():
-        assert refusal("interrupts").startswith("plugin 'acme 1.2': Odd.distance raised KeyboardInterrupt")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask(made("interrupts"), "distance", latents(), latents())
+        with Interrupts():
+            assert refusal("interrupts").startswith("plugin 'acme 1.2': Odd.distance raised KeyboardInterrupt")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
