@@ -39,6 +39,7 @@ from ganpo_core.errors import (
     PluginError,
     StoppedError,
     TrainingError,
+    first_line,
 )
 from ganpo_core.hookspecs import hookimpl
 from ganpo_core.types import (
@@ -99,6 +100,7 @@ __all__ = [
     "TokenMap",
     "TrainingError",
     "component",
+    "first_line",
     "hookimpl",
     "train",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ganpo_core.config import ModelConfig
-from ganpo_core.errors import ConfigError
+from ganpo_core.errors import ConfigError, first_line
 
 
 def with_adapters(policy: Any, config: ModelConfig, part: nn.Module | None = None) -> Any:
@@ -33,7 +33,7 @@ def with_adapters(policy: Any, config: ModelConfig, part: nn.Module | None = Non
     try:
         return peft.get_peft_model(policy, settings)
     except ValueError as error:
-        raise ConfigError(f"model.lora: {_first_line(error)}") from error
+        raise ConfigError(f"model.lora: {first_line(error)}") from error
 
 
 def _within(part: nn.Module, policy: nn.Module, target: str | list[str]) -> str | list[str]:
@@ -50,7 +50,3 @@ def _within(part: nn.Module, policy: nn.Module, target: str | list[str]) -> str 
 
 def _ends(name: str, suffixes: list[str]) -> bool:
     return any(name == suffix or name.endswith(f".{suffix}") for suffix in suffixes)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -54,6 +54,11 @@ class NotFiniteError(TrainingError):
         super().__init__(message)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, for a message of ours: its first line, or its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_own(error: BaseException) -> bool:
     """Whether an error that passed through a plugin's code is ours or the user's, not a mistake of the plugin.
 

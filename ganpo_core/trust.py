@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ganpo_core.errors import ConfigError
+from ganpo_core.errors import ConfigError, first_line
 
 INDEX = "model.safetensors.index.json"
 PICKLES = (
@@ -54,13 +54,13 @@ def check_complete(key: str, path: str, found: Mapping[str, Any]) -> None:
 
 def loading_reason(error: Exception) -> str:
     """Why a model could not be loaded, in one line, with what to do about code of its own."""
-    text = str(error).strip() or type(error).__name__
+    text = str(error)
     if "trust_remote_code" in text or "custom code" in text:
         return (
             "it brings Python code of its own (`auto_map` in its files), which is not run. Read that code; if you trust "
             "it, pass --trust-remote-code on the command line"
         )
-    return text.splitlines()[0]
+    return first_line(error)
 
 
 def _check_index(key: str, index: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ganpo_core.errors import ConfigError
+from ganpo_core.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +50,7 @@ def load_processor(path: str, revision: str | None, config: Any, trust_remote_co
                 raise
             processor = without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(path, revision=revision)
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(f"model.path: no processor in '{path}' for the model's images: {reason}") from error
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise ConfigError(f"model.path: the processor of '{path}' reads no images")

@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from ganpo_core.errors import first_line
 from ganpo_core.redact import redact
 
 FOLDER = ".processes"
@@ -73,8 +74,8 @@ class Watchdog:
             yield
         except Exception as error:
             if self.num_processes > 1 and isinstance(error, RuntimeError):
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self._say(f"process {self.rank} of {self.num_processes}: {name}, step {self.step}: {redact(reason)}")
+                who = f"process {self.rank} of {self.num_processes}"
+                self._say(f"{who}: {name}, step {self.step}: {redact(first_line(error))}")
             raise
         finally:
             # What comes after an inner phase is a new beginning of the outer one.

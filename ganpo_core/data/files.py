@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from ganpo_core.data.formats import Row
-from ganpo_core.errors import DataError
+from ganpo_core.errors import DataError, first_line
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 Decodes = TypeVar("Decodes", bound=Any)
@@ -64,7 +64,7 @@ def _parse_line(path: Path, number: int, line: bytes) -> Row:
     try:
         row = json.loads(line, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         cut_off = "" if line.endswith(b"\n") else " It is the last line and has no end: the file looks cut off."
         raise DataError(f"{path}, line {number}: not a JSON object ({reason}).{cut_off} Repair the line.") from error
     return _as_row(row, f"{path}, line {number}")
@@ -153,7 +153,7 @@ def _read_arrow(builder: str) -> Callable[[Path], Iterator[Row]]:
             # Streamed: nothing is copied into a cache folder.
             yield from undecoded(datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True))
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise DataError(f"{path}: not a readable {builder} file ({reason}). Write it again.") from error
 
     return read

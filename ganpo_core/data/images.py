@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from urllib.parse import unquote, urlparse
 
 from ganpo_core.data.flaws import Flaw, RowError
+from ganpo_core.errors import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +115,7 @@ def decoded(content: bytes) -> Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _upright(Image.open(BytesIO(content)))
     except Exception as error:  # of any kind: each format has a reader of its own, and broken files reach all of its corners
-        reason = str(error).strip().splitlines()[0].split(" <")[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error).split(" <")[0]
         raise RowError(Flaw.BROKEN_IMAGE, f"an image cannot be decoded: {reason}") from error
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ganpo_core.data.files import FILE_READERS, read_file, suffix_of, undecoded
 from ganpo_core.data.formats import Row
-from ganpo_core.errors import DataError
+from ganpo_core.errors import DataError, first_line
 from ganpo_core.redact import redact
 from ganpo_core.suggest import did_you_mean
 
@@ -140,7 +140,7 @@ def _quietly(source: NamedSource, load: Callable[[], Loaded]) -> Loaded:
         try:
             return load()
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             where = (
                 "cannot be read as a dataset" if Path(source.path).exists() else "is no path here, and no hub dataset"
             )

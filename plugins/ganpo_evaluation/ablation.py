@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ganpo_core import ConfigError, GanpoError, NonNegativeFloat, NonNegativeInt, PositiveInt
+from ganpo_core import ConfigError, GanpoError, NonNegativeFloat, NonNegativeInt, PositiveInt, first_line
 from ganpo_core.components import OPTIONS
 from ganpo_evaluation.results import Result, Row
 
@@ -124,7 +124,7 @@ def run_grid(
         except GanpoError as error:
             failed.append(name)
             say(f"{name}: failed: {error}")
-            rows.append({"run": name, "error": str(error).splitlines()[0]})
+            rows.append({"run": name, "error": first_line(error)})
     notes = [f"{row['run']} failed: {row['error']}" for row in rows if "error" in row]
     if grid.judging is not None:
         from ganpo_evaluation.sweep import NOTES

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ganpo_core import ConfigError
+from ganpo_core import ConfigError, first_line
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -40,7 +40,7 @@ def load_language_model(path: str, dtype: Dtype = "float32") -> LanguageModel:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True).eval()
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"{path}: no language model there: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"{path}: no language model there: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     name = Path(path).resolve().name if Path(path).exists() else path

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ganpo_core import ConfigError, Judge, PositiveInt, Prompt, Scorer
+from ganpo_core import ConfigError, Judge, PositiveInt, Prompt, Scorer, first_line
 from ganpo_evaluation.texts import as_messages, text_of
 
 
@@ -63,8 +63,7 @@ class RewardModel(Judge):
                 self.path, revision=self.revision, dtype=getattr(torch, self.dtype), use_safetensors=True
             ).eval()
         except (OSError, ValueError, ImportError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"judge.path: no reward model in '{self.path}': {first}") from error
+            raise ConfigError(f"judge.path: no reward model in '{self.path}': {first_line(error)}") from error
         if model.config.num_labels != 1:
             raise ConfigError(
                 f"judge.path: '{self.path}' has {model.config.num_labels} labels; a reward model has one (num_labels: 1)"

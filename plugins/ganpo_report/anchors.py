@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from ganpo_core import DataError, GanpoError
+from ganpo_core import DataError, GanpoError, first_line
 from ganpo_report.drawing import COLOURS, pyplot_figure
 
 if TYPE_CHECKING:
@@ -211,5 +211,4 @@ def _load(path: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(place)
         return tokenizer, AutoModelForCausalLM.from_pretrained(place, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise GanpoError(f"'{path}' is neither a model nor a run: {reason}") from error
+        raise GanpoError(f"'{path}' is neither a model nor a run: {first_line(error)}") from error

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run_files import GAME, Problems, Write
 
 import ganpo_core
 from ganpo_core.config import load_run
 from ganpo_core.errors import ConfigError
 from ganpo_core.plugins import load_plugins
 
-Write = Callable[..., Path]
-Problems = Callable[..., list[str]]
-
-GAME = """\
-latents: {use: hidden_state}
-discriminator: {use: mlp}
-divergence: {use: ragan}
-adversary: {weight: 0.5}
-"""
 OBJECTIVES = ", ".join(load_plugins().registry("objective"))
 
 

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
+from run_files import DIRECT, GAME, Problems, Write
 
 from ganpo_core.config import load_run
-
-Write = Callable[..., Path]
-Problems = Callable[..., list[str]]
-
-GAME = """\
-latents: {use: hidden_state}
-discriminator: {use: mlp}
-divergence: {use: ragan}
-adversary: {weight: 0.5}
-"""
-DIRECT = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mse"}}
 
 
 def test_a_list_of_adversaries_keeps_names_weights_and_order(write_run: Write) -> None:

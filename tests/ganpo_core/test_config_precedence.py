@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from run_files import DIRECT, GAME, Problems, Write
 
 from ganpo_core.config import RunConfig, load_run
 from ganpo_core.config.presets import PRESETS
 from ganpo_core.config.run import flatten
 from ganpo_core.errors import ConfigError
-
-Write = Callable[..., Path]
-Problems = Callable[..., list[str]]
-
-GAME = """\
-latents: {use: hidden_state}
-discriminator: {use: mlp}
-divergence: {use: ragan}
-adversary: {weight: 0.5}
-"""
-DIRECT = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mse"}}
 
 
 def adversary_of(config: RunConfig) -> Any:
