@@ -17,7 +17,7 @@ from typing import Any
 
 from ganpo_core import GanpoError, train
 from ganpo_lab.agreement import compare
-from ganpo_lab.configurations import Job
+from ganpo_lab.configurations import WORLD, Job
 from ganpo_lab.evaluate import load_policy
 from ganpo_lab.held_out import HeldOutSequences
 from ganpo_lab.measure import World
@@ -33,22 +33,25 @@ SIDES = ("gap", "accuracy", "overshoot")
 
 @dataclass(frozen=True)
 class Settings:
-    """Size of every world, beside what the rows say."""
+    """Size of every world, beside what rows and protocols say."""
 
     reference: ReferenceRecipe = field(default_factory=ReferenceRecipe)
     preferences: PreferenceRecipe = field(default_factory=PreferenceRecipe)
     num_prompts: int = 512
     reward_model_steps: int = 300
 
-    def of_seed(self, seed: int) -> Settings:
+    def of(self, job: Job) -> Settings:
         """A world of its own: reference, pairs and prompts."""
+        changed = {part: {**job.world.get(part, {}), "seed": job.seed} for part in WORLD}
         return replace(
-            self, reference=replace(self.reference, seed=seed), preferences=replace(self.preferences, seed=seed)
+            self,
+            reference=replace(self.reference, **changed["reference"]),
+            preferences=replace(self.preferences, **changed["preferences"]),
         )
 
     def identity(self, job: Job) -> dict[str, Any]:
         """What a result was made from; a saved one that was made from something else is made again."""
-        here = self.of_seed(job.seed)
+        here = self.of(job)
         return {
             "row": job.configuration.name,
             "seed": job.seed,
@@ -95,7 +98,7 @@ def check_again(queue: Iterable[Job], results: Path, scratch: Path, settings: Se
 def run_job(job: Job, cache: Path, settings: Settings) -> dict[str, Any]:
     """Train one row in one world and measure it."""
     began = process_time()
-    here = settings.of_seed(job.seed)
+    here = settings.of(job)
     folder = cache / f"seed-{job.seed}"
     reference_folder, pairs = folder / "reference", folder / "preferences"
     make_reference(here.reference, reference_folder, lambda step, loss: None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ganpo_core import ConfigError
+from ganpo_lab.preferences import PreferenceRecipe
+from ganpo_lab.reference import ReferenceRecipe
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 SEARCH = Path(__file__).parent / "search.yaml"
@@ -17,6 +19,8 @@ REFERENCE = "reference"
 """The row that is not trained; every table begins with it."""
 READ_BY_SIGNALS = {"use": "hidden_state", "layer": -1}
 """The latents of which a critic is asked outside of training (C4)."""
+WORLD = {"reference": ReferenceRecipe, "preferences": PreferenceRecipe}
+"""What a protocol may change of its worlds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Protocol:
 
     seeds: tuple[int, ...]
     split: Literal["dev", "test"]
+    world: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What is unlike the lab's usual world: fields of its recipes, by `reference` and `preferences`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Job:
     configuration: Configuration
     seed: int
     split: Literal["dev", "test"]
+    world: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
@@ -80,7 +87,7 @@ def read_plans(path: Path) -> list[TablePlan]:
         protocol = document["protocols"].get(table["protocol"])
         if protocol is None:
             raise ConfigError(f"{path}: tables.{name}.protocol: '{table['protocol']}' is not among `protocols`")
-        _check_keys(path, f"protocols.{table['protocol']}", protocol, {"seeds", "split"})
+        _check_protocol(path, f"protocols.{table['protocol']}", protocol)
         compare = tuple((first, second) for first, second in table["compare"])
         unknown = [row for row in (*table["rows"], *(row for pair in compare for row in pair)) if row not in rows]
         if unknown:
@@ -92,7 +99,7 @@ def read_plans(path: Path) -> list[TablePlan]:
                 name=name,
                 title=table["title"],
                 claims=tuple(table["claims"]),
-                protocol=Protocol(tuple(protocol["seeds"]), protocol["split"]),
+                protocol=Protocol(tuple(protocol["seeds"]), protocol["split"], protocol.get("world", {})),
                 rows=tuple(rows[row] for row in named),
                 compare=compare,
             )
@@ -103,17 +110,22 @@ def read_plans(path: Path) -> list[TablePlan]:
 def jobs(plans: Sequence[TablePlan], seeds: Sequence[int] = (), only: Sequence[str] = ()) -> list[Job]:
     """What to run: table by table, seed by seed, so that whole tables exist as early as possible; nothing twice.
 
-    `seeds` and `only` keep some of the seeds and rows. Raises ConfigError where nothing is left, or one name is two rows.
+    `seeds` and `only` keep some of the seeds and rows. Raises ConfigError where nothing is left, one name is two rows, or one
+    seed is two worlds.
     """
     rows: dict[str, Configuration] = {}
     for row in (row for plan in plans for row in plan.rows):
         if rows.setdefault(row.name, row) != row:
             raise ConfigError(f"lab claims: row '{row.name}' stands in two files and means two things; rename one")
+    worlds: dict[int, Mapping[str, Mapping[str, Any]]] = {}
+    for seed, world in ((seed, plan.protocol.world) for plan in plans for seed in plan.protocol.seeds):
+        if worlds.setdefault(seed, world) != world:
+            raise ConfigError(f"lab claims: seed {seed} stands in two protocols and means two worlds; take another")
     for name in only:
         if name not in rows:
             raise ConfigError(f"lab claims: no row is called '{name}'; rows: {', '.join(sorted(rows))}")
     found = {
-        (row.name, seed, plan.protocol.split): Job(row, seed, plan.protocol.split)
+        (row.name, seed, plan.protocol.split): Job(row, seed, plan.protocol.split, plan.protocol.world)
         for plan in plans
         for seed in plan.protocol.seeds
         for row in plan.rows
@@ -152,6 +164,15 @@ def _row(path: Path, name: str, row: Mapping[str, Any], document: Mapping[str, A
     if signals and ("discriminator" not in run or run["latents"] != READ_BY_SIGNALS):
         raise ConfigError(f"{path}: rows.{name}.signals: needs a discriminator, and latents {READ_BY_SIGNALS}")
     return Configuration(name, row["label"], run, signals)
+
+
+def _check_protocol(path: Path, place: str, protocol: Mapping[str, Any]) -> None:
+    _check_keys(path, place, protocol, {"seeds", "split"}, {"world"})
+    world = protocol.get("world", {})
+    _check_keys(path, f"{place}.world", world, set(), set(WORLD))
+    for part, changed in world.items():
+        # Its seed is the protocol's.
+        _check_keys(path, f"{place}.world.{part}", changed, set(), {each.name for each in fields(WORLD[part])} - {"seed"})
 
 
 def _check_keys(

@@ -146,6 +146,9 @@ def test_jobs_come_table_by_table_and_seed_by_seed_and_nothing_twice(rows: Path)
         (("every_run:", "each_run:"), "the file: every_run is missing; it has every_run, protocols, rows"),
         (("split: test", "spilt: test"), "protocols.confirm: split is missing"),
         ((", compare: [[game, plain]]", ""), "tables.small: compare is missing"),
+        (("split: test", "split: test, world: {refrence: {}}"), "confirm.world: unknown key refrence"),
+        (("split: test", "split: test, world: {reference: {layers: 2}}"), "confirm.world.reference: unknown key layers"),
+        (("split: test", "split: test, world: {preferences: {seed: 2}}"), "confirm.world.preferences: unknown key seed"),
     ],
 )
 def test_a_mistake_in_the_rows_names_its_place(rows: Path, change: tuple[str, str], message: str) -> None:
@@ -163,6 +166,19 @@ def test_unknown_rows_seeds_and_two_meanings_are_refused(rows: Path, tmp_path: P
     (tmp_path / "other.yaml").write_text(ROWS.replace("beta: 0.1", "beta: 0.2"))
     with pytest.raises(ConfigError, match="row 'plain' stands in two files and means two things"):
         jobs([*plans, *read_plans(tmp_path / "other.yaml")])
+    (tmp_path / "larger.yaml").write_text(ROWS.replace("split: test", "split: test, world: {reference: {num_layers: 2}}"))
+    with pytest.raises(ConfigError, match="seed 0 stands in two protocols and means two worlds"):
+        jobs([*plans, *read_plans(tmp_path / "larger.yaml")])
+
+
+def test_a_protocol_may_have_worlds_of_its_own(rows: Path) -> None:
+    world = "world: {reference: {hidden_size: 64, num_layers: 2}, preferences: {num_prompts: 90}}"
+    rows.write_text(ROWS.replace("split: test", f"split: test, {world}"))
+    (job, *_) = jobs(read_plans(rows), [1])
+    here = TINY.of(job)
+    assert here.reference == replace(TINY.reference, seed=1, hidden_size=64, num_layers=2)
+    assert here.preferences == replace(TINY.preferences, seed=1, num_prompts=90)
+    assert TINY.identity(job)["reference"]["hidden_size"] == 64
 
 
 def test_a_result_holds_every_sampling(made: Path) -> None:
