@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ganpo_core.adversary import Regularizer, build_regularizers
+from ganpo_core.anatomy import checkpoint_activations
 from ganpo_core.batch_statistics import BatchStatistics
 from ganpo_core.config import AdversaryPlan, DataConfig, RunConfig, TrainingConfig
 from ganpo_core.data import (
@@ -39,14 +40,7 @@ from ganpo_core.demands import (
 from ganpo_core.forward import PassPlan, plan_passes, response_pass
 from ganpo_core.image_latents import prepare_image_latents
 from ganpo_core.latents import read_latents, read_sources
-from ganpo_core.models import (
-    Models,
-    checkpoint_activations,
-    context_length,
-    load_models,
-    load_processor,
-    load_tokenizer,
-)
+from ganpo_core.models import Models, context_length, load_models, load_processor, load_tokenizer
 from ganpo_core.optimizers import make_optimizer
 from ganpo_core.parallel import parallelize
 from ganpo_core.randomness import seed_all

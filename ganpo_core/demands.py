@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Set
 from inspect import signature
 from typing import get_args
 
+from ganpo_core.anatomy import base_model
 from ganpo_core.components import Need, Objective
 from ganpo_core.config import RunConfig
 from ganpo_core.data import PairDataset
 from ganpo_core.errors import ConfigError, DataError, PluginError
 from ganpo_core.forward import TOKEN_STATISTICS
-from ganpo_core.models import Models, base_model
+from ganpo_core.models import Models
 from ganpo_core.types import BatchStatistic
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ganpo_core import vision
 from ganpo_core.adapters import with_adapters
+from ganpo_core.anatomy import disable_dropout, is_composite, stored_buffers, text_config
 from ganpo_core.config import ModelConfig
 from ganpo_core.errors import ConfigError, TrainingError
 from ganpo_core.trust import check_complete, check_settings, check_weights, loading_reason
@@ -190,56 +191,6 @@ def load_skeleton(config: ModelConfig, trust_remote_code: bool = False) -> Any:
     if config.freeze_output:
         policy.get_output_embeddings().requires_grad_(False)
     return policy.train()
-
-
-def text_config(model: nn.Module) -> Any:
-    """The language model's own configuration, also inside a model of several modalities."""
-    config: Any = model.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def is_composite(model: nn.Module) -> bool:
-    """Whether the language model is one of several parts, as in models that see."""
-    return text_config(model) is not base_model(model).config
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The transformers model under any adapters."""
-    unwrapped = getattr(model, "get_base_model", None)
-    return unwrapped() if unwrapped is not None else model
-
-
-def output_layer(model: nn.Module) -> nn.Module | None:
-    """The module that makes logits of states."""
-    layer: nn.Module | None = base_model(model).get_output_embeddings()  # type: ignore[operator]
-    return layer
-
-
-def stored_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The buffers that a model's files hold, by name; others are computed, and some models compute them again as they run."""
-    return {
-        f"{path}.{name}" if path else name: buffer
-        for path, module in model.named_modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if name not in module._non_persistent_buffers_set
-    }
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0, in modules and in attention layers that keep theirs as a number."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
-
-
-def checkpoint_activations(model: nn.Module) -> None:
-    """Recompute each layer's activations in the backward pass."""
-    # Renamed in transformers 5.x; the older name is still what peft's wrapper and earlier versions answer to.
-    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-    enable = next(method for name in names if (method := getattr(base_model(model), name, None)) is not None)
-    enable({"use_reentrant": False})
 
 
 def save_policy(models: Models, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:

@@ -16,9 +16,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ganpo_core.anatomy import base_model, is_composite, text_config
 from ganpo_core.embedding import share_tied_gradient
 from ganpo_core.errors import CheckpointError, ConfigError, GanpoError
-from ganpo_core.models import Models, base_model, is_composite, text_config
+from ganpo_core.models import Models
 from ganpo_core.vision import seeing_weights
 from ganpo_core.watchdog import DEFAULT
 

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganpo_core.anatomy import base_model, is_composite, text_config
 from ganpo_core.data import Layout
 from ganpo_core.errors import TrainingError
 from ganpo_core.forward.softcap import capped_attention
-from ganpo_core.models import base_model, is_composite, text_config
 
 FUSED, PLAIN, BLOCKS = "ganpo_fused", "ganpo_plain", "ganpo_blocks"
 """Names in the registry: attention by torch's fused function, by plain products, by FlexAttention."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.anatomy import base_model, output_layer, text_config
 from ganpo_core.errors import ConfigError, TrainingError
-from ganpo_core.models import base_model, output_layer, text_config
 from ganpo_core.suggest import did_you_mean
 from ganpo_core.types import ImageFeatures, Layer, Source
 from ganpo_core.vision import image_model

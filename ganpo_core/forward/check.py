@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.anatomy import base_model
 from ganpo_core.data import Packing, PairBatch, TokenPair, collate
 from ganpo_core.forward.head import Head
 from ganpo_core.forward.response import response_pass
-from ganpo_core.models import base_model
 from ganpo_core.types import PairLogps
 
 PROBE_TOKENS = 24

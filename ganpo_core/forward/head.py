@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ganpo_core.anatomy import base_model, output_layer, text_config
 from ganpo_core.forward.tiles import HeadSettings, Tile, add_product, parts_of, tiles
-from ganpo_core.models import base_model, output_layer, text_config
 
 HEAD_STATISTICS = ("log_sum_sq_probs", "normalized_entropy", "top1")
 """What may be asked for beside the log-probabilities, without gradient; `top1` is 1 where the token is the likeliest."""

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.anatomy import base_model
 from ganpo_core.errors import TrainingError
-from ganpo_core.models import base_model
 from ganpo_core.types import ImageFeatures, Layer, Source
 
 

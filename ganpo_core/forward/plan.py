@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ganpo_core.anatomy import base_model, text_config
 from ganpo_core.data import Packing, TokenPair
 from ganpo_core.errors import ConfigError, TrainingError
 from ganpo_core.forward.attention import BLOCKS, FUSED, PLAIN, expected_windows, set_attention, use_segment_attention
 from ganpo_core.forward.check import packing_check
 from ganpo_core.forward.head import Head, find_head
-from ganpo_core.models import Models, base_model, text_config
+from ganpo_core.models import Models
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4, torch.bfloat16: 0.3, torch.float16: 0.1}
 """By how much layouts may differ, for the dtype of the weights: in nats of a token's log-probability, and in the relative

@@ -17,13 +17,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.anatomy import base_model, is_composite, output_layer
 from ganpo_core.data import Layout, PairBatch
 from ganpo_core.forward.attention import PackedPass
 from ganpo_core.forward.capture import capture, head_input
 from ganpo_core.forward.head import Head
 from ganpo_core.forward.images import at_image_tokens, is_of_images
 from ganpo_core.forward.statistics import TOKEN_STATISTICS, logps_and_statistics
-from ganpo_core.models import base_model, is_composite, output_layer
 from ganpo_core.types import PairLogps, Source, TokenLogps
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ganpo_core.anatomy import base_model
 from ganpo_core.assemble import within_context
 from ganpo_core.config import AdversaryPlan, ModelConfig, RunConfig
 from ganpo_core.data import Packing, load_pairs
 from ganpo_core.forward.plan import packing_obstacles
 from ganpo_core.latents import read_latents, read_sources
-from ganpo_core.models import DTYPES, base_model, load_processor, load_skeleton, load_tokenizer
+from ganpo_core.models import DTYPES, load_processor, load_skeleton, load_tokenizer
 from ganpo_core.plan.critics import CriticFlops, CriticMemory, plan_critic
 from ganpo_core.plan.lengths import Lengths
 from ganpo_core.plan.memory import Memory, plan_memory

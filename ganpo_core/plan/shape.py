@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ganpo_core.anatomy import base_model, is_composite, text_config
 from ganpo_core.config import ModelConfig
-from ganpo_core.models import DTYPES, base_model, is_composite, text_config
+from ganpo_core.models import DTYPES
 from ganpo_core.plan.measure import saved_bytes, without_values
 from ganpo_core.plan.sight import planned_model
 from ganpo_core.vision import seeing_weights

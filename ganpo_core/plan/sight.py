@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.anatomy import base_model, is_composite
 from ganpo_core.config import ModelConfig
 from ganpo_core.data import Packing, PairDataset
 from ganpo_core.data.images import PromptImages
-from ganpo_core.models import DTYPES, base_model, freeze_parts, is_composite, load_skeleton
+from ganpo_core.models import DTYPES, freeze_parts, load_skeleton
 from ganpo_core.plan.measure import count_flops, saved_bytes, unperformed
 from ganpo_core.vision import image_features, seeing_weights
 

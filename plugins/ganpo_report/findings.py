@@ -7,14 +7,13 @@ nothing where what it reads was not logged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 from typing import Literal
 
 from ganpo_report.runs import RunFolder
-from ganpo_report.tables import TEMPERATURE, Table, number
 
 Level = Literal["good", "note", "warning"]
 
@@ -53,21 +52,6 @@ def findings(run: RunFolder) -> list[Finding]:
     """What the rules find in one run, warnings first."""
     found = list(chain.from_iterable(rule(run) for rule in RULES))
     return sorted(found, key=lambda finding: ("warning", "note", "good").index(finding.level))
-
-
-def comparisons(runs: Sequence[RunFolder]) -> list[Finding]:
-    """What matters when several runs are read against each other."""
-    if len(runs) < 2:
-        return []
-    return [*same_data(runs), *same_start(runs), *one_seed(runs)]
-
-
-def shared(found: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """What is found in every one of several runs: said once."""
-    return [] if len(found) < 2 else [finding for finding in found[0] if all(finding in other for other in found[1:])]
-
-
-# -- one run -------------------------------------------------------------------------------------------------------------
 
 
 def not_finite(run: RunFolder) -> Iterator[Finding]:
@@ -276,66 +260,6 @@ def distances(run: RunFolder) -> Iterator[Finding]:
 RULES: tuple[Rule, ...] = (
     not_finite, unfinished, margin, likelihood, loss, gradients, held_out, lengths, critic_warnings, critics, forces, distances,
 )  # fmt: skip
-
-
-# -- several runs --------------------------------------------------------------------------------------------------------
-
-
-def same_data(runs: Sequence[RunFolder]) -> Iterator[Finding]:
-    """Curves over different pairs do not compare."""
-    known = {run.card["data"]["tokens"] for run in runs if run.card}
-    if len(known) > 1:
-        yield Finding("warning", "These runs were trained on different tokens: their curves do not compare pair by pair.")
-
-
-def same_start(runs: Sequence[RunFolder]) -> Iterator[Finding]:
-    """Nor do runs that start from different weights."""
-    known = {str(sorted((run.card["model"]["files"] or {}).items())) for run in runs if run.card}
-    if len(known) > 1:
-        yield Finding("warning", "These runs start from different weights.")
-
-
-def one_seed(runs: Sequence[RunFolder]) -> Iterator[Finding]:
-    """A difference that one seed shows is no result yet."""
-    seeds = {run.settings.get("seed") for run in runs}
-    if len(seeds) == 1:
-        text = f"All runs have seed {seeds.pop()}: differences between them are of one seed, which decides nothing."
-        yield Finding("note", text)
-
-
-# -- evaluations ---------------------------------------------------------------------------------------------------------
-
-
-def evaluated(tables: Sequence[Table]) -> list[Finding]:
-    """What tables over temperatures say about quality, entropy aside."""
-    return [finding for table in tables for finding in matched_entropy(table)]
-
-
-def matched_entropy(table: Table) -> Iterator[Finding]:
-    """Rows at T >= 1 stand beside one at the reference's token entropy, or mean little."""
-    temperature, matched = table.column(*TEMPERATURE), table.column("matched")
-    measure = table.column("strict", "valid", "win", "win_rate")
-    if temperature is None or measure is None:
-        return
-    named = table.by_name(temperature)
-    hot = [name for name, rows in named.items() if any(number(row.get(temperature)) >= 1 for row in rows)]
-    at_match = {name: row for name, rows in named.items() for row in rows if matched and row.get(matched)}
-    if hot and not at_match:
-        yield Finding(
-            "note",
-            f"{table.title}: no row at matched entropy. A policy that is merely surer of itself looks better at T >= 1.",
-        )
-    anchor = next((rows for name, rows in named.items() if "reference" in name and "colder" not in name), [])
-    own = next((row for row in anchor if number(row.get(temperature)) == 1), None)
-    if own is not None:
-        for name, row in at_match.items():
-            mine, theirs = number(row.get(measure)), number(own.get(measure))
-            level: Level = "good" if mine >= theirs else "note"
-            yield Finding(
-                level,
-                f"{name}: at the reference's token entropy (T = {number(row.get(temperature)):.2f}) {measure} is {mine:.3f}; "
-                f"the reference's own is {theirs:.3f}.",
-            )
 
 
 def shift_per_token(run: RunFolder, side: str) -> float | None:

@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ganpo_report import charts, facts
+from ganpo_report.comparisons import comparisons, evaluated, shared
 from ganpo_report.drawing import COLOURS
-from ganpo_report.findings import comparisons, evaluated, findings, shared
+from ganpo_report.findings import findings
 from ganpo_report.runs import RunFolder
 from ganpo_report.tables import BUCKET, TEMPERATURE, Outputs, Table, find, merge
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, Qwen3Config
 
+from ganpo_core.anatomy import checkpoint_activations
 from ganpo_core.data import PairBatch, TokenPair, collate
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import capture, response_pass
 from ganpo_core.forward.capture import resolve_layer
-from ganpo_core.models import checkpoint_activations
 from ganpo_core.types import Layer, Module
 
 SHAPE = {

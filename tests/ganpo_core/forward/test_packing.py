@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ganpo_core.anatomy import checkpoint_activations
 from ganpo_core.data import Packing, PairBatch, TokenPair, collate
 from ganpo_core.errors import TrainingError
 from ganpo_core.forward import Pass, Wanted, response_pass
 from ganpo_core.forward.attention import FUSED, PLAIN, use_segment_attention
 from ganpo_core.forward.head import Head, find_head
-from ganpo_core.models import checkpoint_activations
 from ganpo_core.types import Layer
 
 MakeModel = Callable[..., nn.Module]
