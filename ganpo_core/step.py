@@ -1,4 +1,4 @@
-"""One optimizer step: the objective and the regularizers, one policy backward per micro-batch (METHODS B.7)."""
+"""One optimizer step: the objective and the regularizers, one policy backward per micro-batch."""
 
 from __future__ import annotations
 

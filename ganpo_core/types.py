@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GeneratorForm = Literal["minimax", "non_saturating", "full", "paired_score", "anchor_score", "feature_matching"]
-"""How the policy answers a critic; formulas in docs/paper.md (METHODS: generator forms)."""
+"""How the policy answers a critic; formulas in docs/mathematics.md."""
 
 BatchStatistic = Literal["lengths", "mismatched", "micro_batch", "running_mean"]
 """What an objective may learn of the pairs beside its own, over all processes, without gradient.

@@ -20,4 +20,4 @@ srun --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_NNODES" --nproc-per-node 8 \
   --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \
   -m ganpo_core train "$@" \
-  training.parallelism=fsdp2 training.gradient_accumulation_steps=4 --resume
+  training.parallelism=fsdp2 training.gradient_accumulation_steps=8 --resume

@@ -1,4 +1,4 @@
-"""Two critics against one policy (arXiv 2601.22083, equations 11 to 20; METHODS B).
+"""Two critics against one policy (arXiv 2601.22083, equations 11 to 20).
 
 Each critic scores three groups of rows, and is trained to order them anchor > policy > cross:
 
@@ -318,7 +318,7 @@ def _split(judged: Judgement, num_groups: int) -> list[Judgement]:
 
 
 def _feature_distance(anchor: Judgement, policy: Judgement, mask: Tensor) -> Tensor:
-    """The mean over valid positions and features of (phi(h_policy) - phi(h_reference))^2 (METHODS B.5)."""
+    """The mean over valid positions and features of (phi(h_policy) - phi(h_reference))^2."""
     assert anchor.features is not None and policy.features is not None
     squared = (policy.features - anchor.features.detach()).square().mean(-1)
     squared = squared.to(torch.promote_types(squared.dtype, torch.float32))

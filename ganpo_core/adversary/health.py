@@ -1,4 +1,4 @@
-"""Plain warnings about a critic that saturates, collapses or is overtaken, with what to do (METHODS F.4)."""
+"""Plain warnings about a critic that saturates, collapses or is overtaken, with what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running means of the critics' scores: the baselines of relativistic divergences (METHODS B.6).
+"""Running means of the critics' scores: the baselines of relativistic divergences.
 
 Shape suffixes: K critics (2), G groups (own anchor, policy, cross anchor).
 """

@@ -1,4 +1,4 @@
-"""What only the authors' released trainer does (METHODS B.3 and B.4), kept in this one file.
+"""What only the authors' released trainer does, kept in this one file.
 
 Its boundary test compares the number of optimizer steps with the accumulation length, while the optimizers act only
 when gradients are exchanged. So the critics step once every G optimizer steps, G being the accumulation length, on

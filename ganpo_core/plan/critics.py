@@ -26,7 +26,7 @@ class CriticFlops:
     """The backward pass that the policy's gradient takes through it."""
 
     def per_pair_token(self, passes: Passes) -> float:
-        """Of all passes over the rows of a pair, for each token of its two sequences (METHODS D)."""
+        """Of all passes over the rows of a pair, for each token of its two sequences."""
         # Two critics share 2 rows a group: n rows of a pair are n / 2 passes over both of its sequences.
         rows = passes.scored * self.forward + passes.trained * self.to_weights + passes.answered * self.to_latents
         return rows / 2

@@ -44,7 +44,7 @@ def length_controlled(
     counts: Numbers | None = None,
     ridge: float = RIDGE,
 ) -> LengthControlled:
-    """The win rate that a logistic model predicts where responses are as long as the baseline's (METHODS F.2).
+    """The win rate that a logistic model predicts where responses are as long as the baseline's.
 
     `preferences` are wins in [0, 1]; features are (1, tanh(difference of lengths / its standard deviation),
     difficulty). `counts` weigh prompts, as a bootstrap does; the deviation then is the weighted one.

@@ -25,7 +25,7 @@ def by_length(found: Sequence[Annotations], edges: str, facts: dict[str, Any]) -
             own = wins[place == bucket]
             low, high = bounds[bucket], bounds[bucket + 1]
             span = f"{low:.0f} to {high:.0f}"
-            row: dict[str, str | float | int | None] = {"model": each.model, "length": span, "answers": len(own)}
+            row: dict[str, str | float | int | None] = {"model": each.model, "bucket": span, "answers": len(own)}
             if len(own):
                 interval = statistics.wilson_interval(own)
                 row |= {"win rate": 100 * interval.estimate, "low": 100 * interval.low, "high": 100 * interval.high}

@@ -48,8 +48,7 @@ def correlate(
             row: dict[str, str | float | int | None] = {"judge": name, "T": temperature}
             if mode == "single":
                 for found in (statistics.pearson(values, truth), statistics.spearman(values, truth)):
-                    low, high = found.interval.low, found.interval.high
-                    row |= {found.name: found.interval.estimate, f"{found.name} interval": f"{low:.3f} to {high:.3f}"}
+                    row |= _estimated(found.name, found.interval)
                 row["points"] = len(values)
             else:
                 row |= _within(values, truth, len(prompts))
@@ -71,7 +70,7 @@ def draw(result: Result, figure: Any) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _within(values: Sequence[float], truth: Sequence[float], num_prompts: int) -> dict[str, float | int | str | None]:
+def _within(values: Sequence[float], truth: Sequence[float], num_prompts: int) -> dict[str, float]:
     """Pearson's r within each prompt, averaged; prompts on which either side is constant have none."""
     own, other = (np.array(each).reshape(-1, num_prompts).T for each in (values, truth))
     told = [(a, b) for a, b in zip(own, other, strict=True) if np.ptp(a) > 0 and np.ptp(b) > 0]
@@ -79,4 +78,8 @@ def _within(values: Sequence[float], truth: Sequence[float], num_prompts: int) -
         raise DataError("no prompt on which both judges tell responses apart; raise --pool or the temperature")
     found = [float(np.corrcoef(a, b)[0, 1]) for a, b in told]
     interval = statistics.paired_difference([found], [[0.0] * len(found)])
-    return {"pearson": interval.estimate, "pearson interval": f"{interval.low:.3f} to {interval.high:.3f}", "points": len(told)}
+    return {**_estimated("pearson", interval), "points": len(told)}
+
+
+def _estimated(name: str, interval: statistics.Interval) -> dict[str, float]:
+    return {name: interval.estimate, f"{name} low": interval.low, f"{name} high": interval.high}

@@ -20,7 +20,7 @@ SIDES = {"chosen": 0, "rejected": 1}
 
 @dataclass(frozen=True)
 class CriticJudge(Judge):
-    """The score that a finished run's discriminators give to the latents of a response (METHODS F.1, Figure 4)."""
+    """The score that a finished run's discriminators give to the latents of a response (Figure 4)."""
 
     run: str
     """The run's folder, with `adversary/` in it."""

@@ -26,9 +26,8 @@ def from_responses(paths: Sequence[Path], data: Path) -> Result:
         row: dict[str, str | float | int | None] = {"responses": path.stem, "prompts": len(answers)}
         for name, flags in accuracies(found).items():
             interval = statistics.wilson_interval(flags)
-            low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
-            row[name.replace("_", " ")] = 100 * interval.estimate
-            row[f"{name.replace('_', ' ')} interval"] = f"{low} to {high}"
+            told = name.replace("_", " ")
+            row |= {told: 100 * interval.estimate, f"{told} low": 100 * interval.low, f"{told} high": 100 * interval.high}
         rows.append(row)
         if len(answers) != asked:
             notes.append(f"{path.name}: {len(answers)} of {asked} prompts have a response; the others are not counted")

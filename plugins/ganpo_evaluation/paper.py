@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ganpo_evaluation.results import Row
 
-SOURCE_NOTE = "The paper's figures of Table 1 are known here from a machine-written review of the paper."
+SOURCE_NOTE = "The paper's figures of Table 1 are taken from a machine-written review of the paper."
 SLIP_NOTE = (
     "The paper's text gives +1.41 as Gemma's length-controlled gain over DPO; by its table that is the raw gain, and "
     "the length-controlled one is 1.90."

@@ -21,7 +21,7 @@ Row = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Result:
-    """Rows with the same columns; `None` is printed as a dash."""
+    """Rows with the same columns; `None` is printed as a dash, and the columns `X low` and `X high` as one, `X interval`."""
 
     name: str
     title: str
@@ -38,14 +38,15 @@ class Result:
         """For the terminal."""
         notes = [*self.notes, *([f"paper: {PAPER}"] if self.paper else [])]
         table = Table(title=self.title, caption="\n".join(notes), caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0))
-        columns = list(dict.fromkeys(key for row in (*self.rows, *self.paper) for key in row if key not in self.hidden))
+        own, papers = ([_with_intervals(row) for row in rows] for rows in (self.rows, self.paper))
+        columns = list(dict.fromkeys(key for row in (*own, *papers) for key in row if key not in self.hidden))
         for column in columns:
             table.add_column(column, justify="left" if column == columns[0] else "right", overflow="fold")
-        for row in self.rows:
+        for row in own:
             table.add_row(*(shown(row.get(column)) for column in columns))
-        if self.paper:
+        if papers:
             table.add_section()
-        for row in self.paper:
+        for row in papers:
             first = f"paper: {row.get(columns[0])}"
             table.add_row(first, *(shown(row.get(column)) for column in columns[1:]), style="dim")
         return table
@@ -83,6 +84,18 @@ def shown(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 100 else f"{value:.3f}"
     return str(value)
+
+
+def _with_intervals(row: Row) -> Row:
+    """Two ends of an interval in one cell."""
+    told: dict[str, Value] = {}
+    for column, value in row.items():
+        stem, _, end = column.rpartition(" ")
+        if end == "low" and f"{stem} high".strip() in row:
+            told[f"{stem} interval".strip()] = f"{shown(value)} to {shown(row[f'{stem} high'.strip()])}"
+        elif not (end == "high" and f"{stem} low".strip() in row):
+            told[column] = value
+    return told
 
 
 def _wide(result: Result) -> str:

@@ -62,12 +62,13 @@ def sweep(
     names = [policy.name for policy in policies]
     if len({*names, reference.name}) <= len(names):
         raise ConfigError(f"evaluate temperature: models need names of their own, got {', '.join([*names, reference.name])}")
+    called = reference.name if "reference" in reference.name else f"reference {reference.name}"
     anchor = entropy_of(reference, sequences)
     rows: list[Row] = []
     entropies: dict[str, float] = {}
     for temperature in temperatures:
         say(f"{reference.name} at T = {temperature:g}")
-        rows.append(_row(reference.name, temperature, bench.at(reference, temperature), bench.at(reference, temperature, True)))
+        rows.append(_row(called, temperature, bench.at(reference, temperature), bench.at(reference, temperature, True)))
     for policy in policies:
         own = entropy_of(policy, sequences)
         for temperature in temperatures:
@@ -88,7 +89,7 @@ def sweep(
         colder = temperature_of(anchor, own(1.0))
         say(f"{reference.name} at T = {colder:.3f}, as sure of itself as {policy.name} at 1")
         cold = bench.at(reference, colder)
-        rows.append(_row(f"{reference.name}, as sure as {policy.name} at 1", colder, cold, bench.at(reference, 1.0, True)))
+        rows.append(_row(f"{called} colder, as sure as {policy.name} at 1", colder, cold, bench.at(reference, 1.0, True)))
     facts = {**facts, "reference entropy": anchor(1.0), "entropies": entropies}
     return Result("temperature", "Score and win rate by temperature", rows, (), NOTES, facts=facts)
 
@@ -124,9 +125,11 @@ def _row(name: str, temperature: float, mine: Sampled, rivals: Sampled) -> Row:
         "policy": name,
         "T": temperature,
         "score": score.estimate,
-        "score interval": f"{score.low:.3f} to {score.high:.3f}",
+        "score low": score.low,
+        "score high": score.high,
         "win": win.estimate,
-        "win interval": f"{win.low:.3f} to {win.high:.3f}",
+        "win low": win.low,
+        "win high": win.high,
         "LC win": controlled.rate,
         "length": _mean(mine.lengths),
     }

@@ -26,7 +26,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each run; default: the files'.")] = None,
     examples: Annotated[Path | None, typer.Option(help="The folder of dpo.yaml, ganpo.yaml and mse.yaml.")] = None,
 ) -> None:
-    """Train DPO, GANPO(DPO) and latent MSE in RecordWorld and compare them: about five minutes on two cores."""
+    """Train DPO, GANPO(DPO) and latent MSE in RecordWorld and compare them: two to three minutes on two cores."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from ganpo_lab.demo import EXAMPLES, run_demo
 

@@ -19,7 +19,7 @@ FILES: dict[Split, str] = {"train": "train.jsonl", "dev": "dev.jsonl"}
 
 @dataclass(frozen=True)
 class PreferenceRecipe:
-    """How pairs are drawn and labelled (METHODS F.3)."""
+    """How pairs are drawn and labelled."""
 
     seed: int = 0
     num_prompts: int = 3000

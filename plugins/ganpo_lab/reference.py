@@ -27,7 +27,7 @@ IDENTITY = "lab.json"
 
 @dataclass(frozen=True)
 class ReferenceRecipe:
-    """Size and training of the reference (METHODS F.3)."""
+    """Size and training of the reference."""
 
     seed: int = 0
     steps: int = 700

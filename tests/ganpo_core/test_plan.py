@@ -184,7 +184,7 @@ def test_lengths_come_from_the_data_of_the_run(tiny_run: Callable[..., dict[str,
 
 @pytest.mark.parametrize(("width", "layers", "length"), [(2304, 2, 512), (2304, 2, 1024), (4096, 4, 2048)])
 def test_the_papers_critic_costs_what_its_closed_form_says(width: int, layers: int, length: int) -> None:
-    """Forward, per token: 2 H d + N (24 d^2 + 4 L d), d = 512 (METHODS D); the pooled head is all that it leaves out."""
+    """Forward, per token: 2 H d + N (24 d^2 + 4 L d), d = 512; the pooled head is all that it leaves out."""
     found = critic_flops_per_token(component_of("transformer", num_layers=layers), width, length)
     assert found.forward == pytest.approx(2 * width * 512 + layers * (24 * 512**2 + 4 * length * 512), rel=1e-3)
     # Backward twice the forward pass, less the gradient of the first projection's input, which training does not need.
@@ -192,7 +192,7 @@ def test_the_papers_critic_costs_what_its_closed_form_says(width: int, layers: i
 
 
 def test_the_overhead_of_the_papers_critics_on_gemma() -> None:
-    """METHODS D counts 10 passes a sequence token: 1.01 % of DPO at 1024 tokens. The policy's gradient runs through all six
+    """The arithmetic counts 10 passes a sequence token: 1.01 % of DPO at 1024 tokens. The policy's gradient runs through all six
     rows of the shared forward pass here, not two: 12 passes, attention's part of them twice a forward pass's."""
     found = critic_flops_per_token(component_of("transformer"), 2304, 1024)
     assert 10 * found.forward / (8 * 2.61e9) == pytest.approx(0.0092, rel=0.01)

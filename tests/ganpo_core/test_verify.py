@@ -121,7 +121,7 @@ def test_the_example_package_tests_itself_in_two_lines(root: Path) -> None:
 
 
 def test_describe_prints_a_critics_parameters_and_overhead(ganpo: Ganpo) -> None:
-    """METHODS D: 8,796,673 parameters; 19.1 MFLOP a token at 1024; both critics near 1 % of a DPO step of Gemma2-2B."""
+    """8,796,673 parameters; 19.1 MFLOP a token at 1024; both critics near 1 % of a DPO step of Gemma2-2B."""
     arguments = ("--latent-dim", "2304", "--tokens", "1024", "--policy-parameters", "2.61e9")
     found = ganpo("describe", "discriminator", "transformer", *arguments)
     assert found.returncode == 0

@@ -1,4 +1,4 @@
-"""Length control: METHODS F.2's four tests on both forms, and each form against an independent computation."""
+"""Length control: four tests on both forms, and each form against an independent computation."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_relativistic_divergences_of_two_coins(p: float, ragan: float, rpgan: fl
 
 
 def test_an_unrestricted_critic_separates_almost_equal_distributions() -> None:
-    """METHODS B.2: scores of K / eps and -K / eps on two far tails of mass eps; elsewhere 0.
+    """Scores of K / eps and -K / eps on two far tails of mass eps; elsewhere 0.
 
     The farther the tails, the purer they are: N(0, 1) against N(1/4, 1) comes within 0.003 of 2 log 2.
     """

@@ -57,12 +57,14 @@ def test_temperature_carries_the_matched_column_and_the_colder_reference(run: Pa
     rows = saved(files, "temperature")["rows"]
     names = [row["policy"] for row in rows]
     reference = names[0]
-    assert names == [reference] * 3 + ["ganpo"] * 3 + [f"{reference}, as sure as ganpo at 1"]
+    assert names == [reference] * 3 + ["ganpo"] * 3 + [f"{reference} colder, as sure as ganpo at 1"]
     mine = [row for row in rows if row["policy"] == "ganpo"]
     assert "matched T" not in mine[0] or mine[0]["matched T"] is None
     assert all(0.2 < row["matched T"] < 5 and 0 <= row["win at it"] <= 1 for row in mine[1:])
     # Greedy decoding does not see the luck: the reference against itself ties on every prompt.
     assert rows[0]["win"] == 0.5
+    assert reference.startswith("reference ")
+    assert mine[1]["win low"] <= mine[1]["win"] <= mine[1]["win high"]
 
 
 def test_a_policy_that_is_its_reference_is_matched_at_the_same_temperature(tiny_model: Path, files: Path) -> None:

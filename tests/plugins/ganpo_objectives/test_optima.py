@@ -1,4 +1,4 @@
-"""Where the losses are least on a bandit with three responses: METHODS by hand, found again by L-BFGS."""
+"""Where the losses are least on a bandit with three responses: by hand, found again by L-BFGS."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ganpo_report.charts import table_charts
+from ganpo_report.comparisons import evaluated
 from ganpo_report.tables import Table, find, merge, number
 
 SWEEP = {
@@ -120,6 +121,25 @@ def test_what_the_evaluation_commands_write_is_a_table(tmp_path: Path) -> None:
     assert alpaca.columns == ("model", "win rate", "LC")
     assert alpaca.paper[0]["LC"] == 27.79
     assert empty.paper == ()
+
+
+def test_what_a_sweep_writes_is_drawn_and_its_matched_columns_are_rows(tmp_path: Path) -> None:
+    def sampled(policy: str, at: float, win: float) -> dict[str, Any]:
+        wins = {"win": win, "win low": win - 0.1, "win high": win + 0.1}
+        return {"policy": policy, "T": at, "score": 2 * win, "score low": win, "score high": 3 * win, **wins}
+
+    matched = {**sampled("dpo", 1.0, 0.7), "matched T": 1.2, "score at it": 0.9, "win at it": 0.45}
+    rows = [sampled("reference base", 0.5, 0.5), sampled("reference base", 1.0, 0.5), sampled("dpo", 0.5, 0.6), matched]
+    write(tmp_path, "evaluation/temperature.json", {"title": "sweep", "rows": rows})
+    [table] = find(tmp_path, "dpo").tables
+    assert table.columns[:3] == ("policy", "T", "matched")
+    assert [row for row in table.rows if row["matched"]] == [
+        {"policy": "dpo", "T": 1.2, "matched": True, "score": 0.9, "win": 0.45}
+    ]
+    assert [drawn.title for drawn in table_charts(table)] == ["sweep: score", "sweep: win"]
+    assert all("Diamonds" in drawn.caption for drawn in table_charts(table))
+    [found] = evaluated([table])
+    assert found.text.startswith("dpo: at the reference's token entropy (T = 1.20) win is 0.450; the reference's own is 0.500")
 
 
 def test_a_prompt_of_messages_is_shown_as_text(tmp_path: Path) -> None:
