@@ -20,6 +20,7 @@ from ganpo_core.folders import find_flaw, rotate, step_folders, step_name, write
 from ganpo_core.identity import check_identity, compare_rows, identity
 from ganpo_core.metrics import MetricSums
 from ganpo_core.models import save_policy
+from ganpo_core.moments import moments, set_moments
 from ganpo_core.output import CHECKPOINTS, REQUIRED, STATE, OutputFolder
 from ganpo_core.parallel import broadcast, gathered, like, on_main, whole_weights
 from ganpo_core.randomness import as_plain, randomness, set_randomness
@@ -48,7 +49,7 @@ def save_checkpoint(run: Run, output: OutputFolder, step: int, metrics: MetricSu
     tensors["optimizer"] = {
         f"{name}.{key}": gathered(value, is_main)
         for name, weight in run.models.trainable().items()
-        for key, value in run.optimizer.state[weight].items()
+        for key, value in moments(run.optimizer, weight).items()
     }
     who = identity(run)
     randomnesses = gather_object([as_plain(randomness())])
@@ -187,9 +188,9 @@ def _lacking(run: Run, tensors: Tensors) -> str | None:
     found = {name: tuple(value.shape) for name, value in tensors["policy"].items()}
     if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         return f"policy.safetensors does not hold {different[0]} in the policy's shape"
-    moments = {key.rpartition(".")[0] for key in tensors["optimizer"]}
-    if moments and moments != set(weights):
-        return f"optimizer.safetensors lacks the moments of {sorted(set(weights) ^ moments)[0]}"
+    held = {key.rpartition(".")[0] for key in tensors["optimizer"]}
+    if held and held != set(weights):
+        return f"optimizer.safetensors lacks the moments of {sorted(set(weights) ^ held)[0]}"
     prefixes = tuple(f"{regularizer.plan.name}." for regularizer in run.regularizers)
     for regularizer in run.regularizers:
         for name, tensor in regularizer.tensors().items():
@@ -241,17 +242,14 @@ def _load(
 
 def load_state(run: Run, tensors: Tensors, state: Mapping[str, Any]) -> None:
     """Put weights, moments, schedules, critics and running means back. Without moments, the optimizer starts afresh."""
-    moments = tensors.get("optimizer", {})
+    saved = tensors.get("optimizer", {})
     with torch.no_grad():
         for name, weight in run.models.moving().items():
             weight.copy_(like(tensors["policy"][name], weight))
         for name, weight in run.models.trainable().items():
             prefix = f"{name}."
-            held = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
-            if held:
-                run.optimizer.state[weight] = {
-                    key: value if value.dim() == 0 else like(value, weight) for key, value in held.items()
-                }
+            held = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+            set_moments(run.optimizer, weight, held)
         for name, weight in _moving_reference(run).items():
             weight.copy_(like(tensors["reference"][name], weight))
     run.scheduler.load_state_dict({**run.scheduler.state_dict(), **state["schedule"]})

@@ -49,7 +49,7 @@ def build_regularizers(
             regularizers.append(game)
             notes += more
         else:
-            regularizers.append(DirectDistance(plan, max_steps, reduce, gather))
+            regularizers.append(DirectDistance(plan, max_steps, reduce, device, gather))
         if plan.latents.is_standardized:
             regularizers[-1].standard = Standard.measure(reference_latents(plan, PAIRS_MEASURED))
     return regularizers, notes

@@ -54,7 +54,7 @@ class CriticGame(Regularizer):
     def __init__(
         self, plan: AdversaryPlan, max_steps: int, critics: Critics, means: RunningMeans, reduce: Reduce
     ) -> None:
-        super().__init__(plan, max_steps, reduce)
+        super().__init__(plan, max_steps, reduce, means.values_KG.device)
         config = plan.config
         self.critics = critics
         self.baselines = Baselines(

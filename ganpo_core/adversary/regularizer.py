@@ -88,8 +88,10 @@ class Totals:
 class Regularizer:
     """One latent regularizer of a run: `weight * penalty`, its gradient given at the policy's latents."""
 
-    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce) -> None:
+    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce, device: torch.device) -> None:
         self.plan = plan
+        self.device = device
+        """Of the latents, and of everything that is kept beside them."""
         self.prefix = "adversary" if plan.name == "latent" else f"adversary/{plan.name}"
         self.step, self.num_micro_batches = 0, 1
         self.standard: Standard | None = None
@@ -186,7 +188,7 @@ class Regularizer:
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
-        self._scale = tensors.get("scale")
+        self._scale = tensors["scale"].to(self.device) if "scale" in tensors else None
         if self.standard is not None:
             self.standard = Standard.of_tensors(tensors, self.standard)
 
@@ -198,8 +200,10 @@ class Regularizer:
 class DirectDistance(Regularizer):
     """A distance between the latents themselves, the mean (or sum) over chosen and rejected rows."""
 
-    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce, gather: Gather) -> None:
-        super().__init__(plan, max_steps, reduce)
+    def __init__(
+        self, plan: AdversaryPlan, max_steps: int, reduce: Reduce, device: torch.device, gather: Gather
+    ) -> None:
+        super().__init__(plan, max_steps, reduce, device)
         self._gather = gather
         self._queues: dict[str, Tensor] = {}
         self._fresh: dict[str, list[Tensor]] = {}
@@ -246,7 +250,7 @@ class DirectDistance(Regularizer):
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         super().load(tensors, state)
-        self._queues = {side: tensors[f"queue.{side}"] for side in SIDES if f"queue.{side}" in tensors}
+        self._queues = {side: tensors[f"queue.{side}"].to(self.device) for side in SIDES if f"queue.{side}" in tensors}
 
 
 def reduce_sides(values: Sequence[Tensor], plan: AdversaryPlan) -> Tensor:
