@@ -182,15 +182,14 @@ def _misfit(run: Run, folder: Path, current: Mapping[str, Any]) -> str | None:
 
 
 def _lacking(run: Run, tensors: Tensors) -> str | None:
-    """The first weight of this run that a checkpoint does not hold in its shape."""
-    weights = run.models.trainable()
+    """The first weight of this run that a checkpoint does not hold in its shape, or the first tensor that is nobody's."""
     expected = {name: tuple(weight.shape) for name, weight in run.models.moving().items()}
     found = {name: tuple(value.shape) for name, value in tensors["policy"].items()}
     if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         return f"policy.safetensors does not hold {different[0]} in the policy's shape"
-    held = {key.rpartition(".")[0] for key in tensors["optimizer"]}
-    if held and held != set(weights):
-        return f"optimizer.safetensors lacks the moments of {sorted(set(weights) ^ held)[0]}"
+    # A weight that never had a gradient has no moments: what sees, before the first image.
+    if strange := sorted({key.rpartition(".")[0] for key in tensors["optimizer"]} - set(run.models.trainable())):
+        return f"optimizer.safetensors holds the moments of {strange[0]}, which is no weight that is trained"
     prefixes = tuple(f"{regularizer.plan.name}." for regularizer in run.regularizers)
     for regularizer in run.regularizers:
         for name, tensor in regularizer.tensors().items():

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import ganpo_core
+import ganpo_core.assemble
 from ganpo_core.checkpoint import save_tensors
 from ganpo_core.cli.main import make_app
 from ganpo_core.errors import CheckpointError, ConfigError
 from ganpo_core.folders import find_flaw, write_folder
+from ganpo_core.models import load_models
 
 MakeRun = Callable[..., dict[str, Any]]
 
@@ -94,14 +96,19 @@ def test_other_versions_and_another_reference_are_named(key: str, half: dict[str
 
 def resign(folder: Path, state: dict[str, Any]) -> None:
     """Replace state.json, and the manifest with it."""
+    replace(folder, "state.json", lambda path: path.write_text(json.dumps(state)))
+
+
+def replace(folder: Path, name: str, make: Callable[[Path], object]) -> None:
+    """Make a file of a checkpoint again, and the manifest with it."""
     kept = folder.with_name("kept")
     folder.rename(kept)
 
     def write(aside: Path) -> None:
         for path in kept.iterdir():
-            if path.name not in ("manifest.json", "state.json"):
+            if path.name not in ("manifest.json", name):
                 shutil.copy(path, aside)
-        (aside / "state.json").write_text(json.dumps(state))
+        make(aside / name)
 
     write_folder(folder, write, 1)
     shutil.rmtree(kept)
@@ -209,6 +216,55 @@ def test_tensors_are_written_as_they_are_however_they_lie_in_memory(tmp_path: Pa
     found = load_file(tmp_path / "tensors.safetensors")
     assert {name: value.tolist() for name, value in found.items()} == {name: value.tolist() for name, value in given.items()}
     assert found["turned"].shape == (4, 3)
+
+
+def test_a_weight_that_never_had_a_gradient_has_no_moments(
+    tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As what sees has none before the first image: AdamW keeps nothing of it, and the run is resumed bit for bit."""
+
+    def load(*arguments: Any) -> Any:
+        models = load_models(*arguments)
+        models.policy.register_parameter("unused", torch.nn.Parameter(torch.arange(3.0)))
+        return models
+
+    monkeypatch.setattr(ganpo_core.assemble, "load_models", load)
+    run_file = tiny_run(**GAME, training=dict(TRAINING))
+    folder = ganpo_core.train(run_file)
+    last = folder / "checkpoints" / "step-00000004"
+    whole = {path.name: path.read_bytes() for path in last.iterdir()}
+    held = load_file(last / "optimizer.safetensors")
+    assert "lm_head.weight.exp_avg" in held
+    assert not [name for name in held if name.startswith("unused")]
+    undo(folder, 4)
+    ganpo_core.train(run_file, resume=True)
+    assert "resuming after step 2" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in last.iterdir()} == whole
+
+
+def test_moments_of_a_weight_that_is_not_trained_are_refused(
+    half: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(half["output_dir"]) / "checkpoints" / "step-00000002"
+    held = load_file(folder / "optimizer.safetensors")
+    replace(folder, "optimizer.safetensors", lambda path: save_tensors({**held, "nobody.step": torch.ones(())}, path))
+    ganpo_core.train(half, resume=True)
+    assert "holds the moments of nobody, which is no weight that is trained" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_again(
+    half: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(half["output_dir"]) / "checkpoints"
+    shutil.copytree(root / "step-00000002", root / "step-00000003")
+    for folder in root.iterdir():
+        (folder / "policy.safetensors").write_bytes(b"cut")
+    ganpo_core.train(half, resume=True)
+    said = capsys.readouterr().err
+    assert "no checkpoint yet" not in said
+    assert said.count("is not used: policy.safetensors is damaged") == 2
+    assert "2 checkpoints passed over, for the reasons above, and none is left: starting from the beginning" in said
+    assert "metrics.jsonl starts anew too" in said
 
 
 @pytest.mark.gpu
