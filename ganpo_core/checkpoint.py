@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ganpo_core.assemble import Run
+from ganpo_core.assemble import Run, count_steps
 from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import find_flaw, rotate, step_folders, step_name, write_folder
 from ganpo_core.identity import check_identity, compare_rows, identity
@@ -24,6 +24,7 @@ from ganpo_core.moments import moments, set_moments
 from ganpo_core.output import CHECKPOINTS, REQUIRED, STATE, OutputFolder
 from ganpo_core.parallel import broadcast, gathered, like, on_main, whole_weights
 from ganpo_core.randomness import as_plain, randomness, set_randomness
+from ganpo_core.schedules import rescale
 from ganpo_core.soundness import check_reference, check_weights
 
 MARGIN = 1 << 16
@@ -60,6 +61,7 @@ def save_checkpoint(run: Run, output: OutputFolder, step: int, metrics: MetricSu
         output.check()
         state = {
             "step": step,
+            "max_steps": run.max_steps,
             "num_processes": run.accelerator.num_processes,
             "pairs_seen": run.place(step),
             "sources": dict(zip(run.pairs.sources, run.pairs.counts, strict=True)),
@@ -159,8 +161,10 @@ def _read(run: Run, folder: Path) -> Saved:
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in names}
         missing = {"step", "num_processes", "pairs_seen", "sources", "schedule", "adversary", "metrics", "statistics"}
         missing |= {"randomness", "identity"}
-        if not isinstance(state, dict) or missing - set(state):
+        if not isinstance(state, dict) or missing - set(state) or not isinstance(state["identity"], dict):
             raise _FlawError(f"{STATE} lacks what a run needs")
+        # Older checkpoints compare it, though it follows from what else is compared.
+        state.setdefault("max_steps", state["identity"].pop("max_steps", None))
         if step_name(int(state["step"])) != folder.name:
             raise _FlawError(f"{STATE} is that of step {state['step']}")
         if len(state["randomness"]) != state["num_processes"] or len(state["metrics"]) != state["num_processes"]:
@@ -222,8 +226,16 @@ def _load(
     if lacking := _lacking(run, saved.tensors):
         raise CheckpointError(f"{saved.folder}: {lacking}; what was allowed to change does not fit what was saved")
     load_state(run, saved.tensors, state)
-    step = int(state["step"])
-    run.first_pair = int(state["pairs_seen"]) - step * run.pairs_per_step
+    step, pairs_seen = int(state["step"]), int(state["pairs_seen"])
+    run.first_pair = pairs_seen - step * run.pairs_per_step
+    run.max_steps = count_steps(run.config.training, run.order.pairs_per_epoch, world, step, pairs_seen)
+    before = _pairs_per_step(state)
+    if before != run.pairs_per_step:
+        say(f"a step held {before} pairs and holds {run.pairs_per_step}")
+        if run.config.training.max_steps is None:
+            _rescale_schedules(run, before / run.pairs_per_step)
+    if run.max_steps != state["max_steps"]:
+        say(f"max_steps was {state['max_steps']} and is {run.max_steps}")
     if same:
         set_randomness(state["randomness"][run.accelerator.process_index])
         metrics.load(state["metrics"][run.accelerator.process_index])
@@ -232,11 +244,23 @@ def _load(
         f"resuming on {world} processes what ran on {state['num_processes']}: the same pairs in the same order, "
         "but not bitwise the same result"
     )
-    if run.max_steps != state["identity"]["max_steps"]:
-        say(f"max_steps was {state['identity']['max_steps']} and is {run.max_steps}: a step holds {run.pairs_per_step} pairs")
     if run.accelerator.is_main_process:
         metrics.load_sum(state["metrics"])
     return step
+
+
+def _pairs_per_step(state: Mapping[str, Any]) -> int:
+    """Of the run that wrote a checkpoint."""
+    settings = state["identity"]["settings"]
+    size, accumulated = (f"training.{name}" for name in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    return int(settings[size]) * int(settings[accumulated]) * int(state["num_processes"])
+
+
+def _rescale_schedules(run: Run, factor: float) -> None:
+    """Go on in all schedules at the same share of the data."""
+    rescale(run.scheduler, run.optimizer, factor)
+    for regularizer in run.regularizers:
+        regularizer.rescale_schedule(factor)
 
 
 def load_state(run: Run, tensors: Tensors, state: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ FREE_TO_CHANGE = (
     "data.eval_split",
 )
 """Keys of the run file that a resumed run may change: they do not touch the weights."""
-OF_PROCESSES = ("max_steps", "training.gradient_accumulation_steps", "training.per_device_train_batch_size")
+OF_PROCESSES = ("training.gradient_accumulation_steps", "training.per_device_train_batch_size")
 """Keys that another number of processes may change."""
 
 
@@ -45,7 +45,6 @@ def identity(run: Run) -> dict[str, Any]:
         "packages": {name: version(name) for name in ("torch", "transformers")},
         "data": run.pairs.fingerprint(),
         "reference": None if moving else fingerprint(run.models, run.sum_over_processes),
-        "max_steps": run.max_steps,
     }
 
 

@@ -27,6 +27,7 @@ from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Reduce, Regular
 from ganpo_core.asking import ask, ask_scalar, kind_of, method_name
 from ganpo_core.config import AdversaryPlan
 from ganpo_core.errors import PluginError
+from ganpo_core.schedules import rescale
 from ganpo_core.types import Latents, Scores, TokenMap
 
 if TYPE_CHECKING:
@@ -277,6 +278,11 @@ class CriticGame(Regularizer):
         means.values_KG = tensors["means"].to(means.values_KG)
         means.started = bool(state["means_started"])
         self.critics.load(tensors, state["schedule"])
+
+    def rescale_schedule(self, factor: float) -> None:
+        """As the base class says, of the critics' schedule."""
+        if self.critics.optimizer is not None:
+            rescale(self.critics.scheduler, self.critics.optimizer, factor)
 
 
 class _ScoresOnly(nn.Module):

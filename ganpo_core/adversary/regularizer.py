@@ -102,8 +102,8 @@ class Regularizer:
         self._reduce = reduce
         self._warmup = round(plan.config.weight_warmup_ratio * max_steps)
 
-    def weight(self, step: int) -> float:
-        """Of the penalty at a step counted from 0, before `grad_ratio` lowers it."""
+    def weight(self, step: float) -> float:
+        """Of the penalty at a step counted from 0, or between two, before `grad_ratio` lowers it."""
         growth = min(1.0, step / self._warmup) if self._warmup else 1.0
         return self.plan.config.weight * growth
 
@@ -191,6 +191,9 @@ class Regularizer:
         self._scale = tensors["scale"].to(self.device) if "scale" in tensors else None
         if self.standard is not None:
             self.standard = Standard.of_tensors(tensors, self.standard)
+
+    def rescale_schedule(self, factor: float) -> None:
+        """Count the steps so far as `schedules.rescale` does."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Trained modules by name, for the final folder."""

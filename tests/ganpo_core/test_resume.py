@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ from typer.testing import CliRunner
 
 import ganpo_core
 import ganpo_core.assemble
+import ganpo_core.training
 from ganpo_core.checkpoint import save_tensors
 from ganpo_core.cli.main import make_app
 from ganpo_core.errors import CheckpointError, ConfigError
 from ganpo_core.folders import find_flaw, write_folder
 from ganpo_core.models import load_models
+from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
 
@@ -265,6 +268,87 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_again(
     assert said.count("is not used: policy.safetensors is damaged") == 2
     assert "2 checkpoints passed over, for the reasons above, and none is left: starting from the beginning" in said
     assert "metrics.jsonl starts anew too" in said
+
+
+@pytest.mark.parametrize(("size", "more_steps", "pairs"), [(2, 2, 48), (1, 4, 48), (3, 2, 56)])
+def test_an_epoch_ends_with_the_data_whatever_a_step_holds_later(
+    size: int,
+    more_steps: int,
+    pairs: int,
+    tiny_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """48 pairs, 8 a step until step 4; 4 * `size` from then on; the last step borrows what the epoch lacks."""
+    seen: list[tuple[str, int]] = []
+
+    def step(run: Any, window: Any, *arguments: Any) -> int:
+        seen.extend(place for batch in window for place in batch.pair_ids)
+        return train_step(run, window, *arguments)
+
+    monkeypatch.setattr(ganpo_core.training, "train_step", step)
+    critics = {"learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_warmup_ratio": 1.0}
+    training = {
+        "learning_rate": 1e-3, "num_train_epochs": 1.0, "lr_scheduler_type": "linear", "warmup_ratio": 0.0,
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 1, "logging_steps": 1,
+        "save_total_limit": None,
+    }
+    run_file = tiny_run(**GAME, adversary={"weight": 1.0, **critics}, training=training)
+    folder = ganpo_core.train(run_file)
+    assert sorted(seen) == sorted({*seen})
+    assert len(seen) == 48
+    undo(folder, 5, 6)
+    del seen[32:]
+
+    training["gradient_accumulation_steps"] = size
+    allow = [] if size == 2 else ["training.gradient_accumulation_steps"]
+    capsys.readouterr()
+    ganpo_core.train(run_file, resume=True, allow=allow)
+    said = capsys.readouterr().err
+    assert ("a step held 8 pairs and holds" in said) == (size != 2)
+    last = 4 + more_steps
+    assert (f"max_steps was 6 and is {last}" in said) == (last != 6)
+    assert len(seen) == pairs
+    assert sorted(seen[:48]) == sorted({*seen})  # the next epoch's are pairs of this one
+
+    # Linear schedules without warm-up are the share of the data that is left, the adversary's weight the share before.
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, last + 1))
+    shares = [(8 * step if step <= 4 else 32 + 4 * size * (step - 4)) / 48 for step in range(last + 1)]
+    assert [line["epoch"] for line in lines] == pytest.approx(shares[1:])
+    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3 * max(0, 1 - share) for share in shares[1:]])
+    assert [line["adversary/weight"] for line in lines] == pytest.approx([min(1.0, share) for share in shares[:-1]])
+    state = json.loads((folder / "checkpoints" / f"step-{last:08d}" / "state.json").read_text())
+    assert state["adversary"]["latent"]["schedule"]["_last_lr"] == pytest.approx([0.0], abs=1e-18)
+
+    # The changed run is a run of its own: resumed once more it needs no permission, and is the same bit for bit.
+    whole = {path.name: path.read_bytes() for path in (folder / "checkpoints" / f"step-{last:08d}").iterdir()}
+    undo(folder, last)
+    ganpo_core.train(run_file, resume=True)
+    assert f"resuming after step {last - 1}" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints" / f"step-{last:08d}").iterdir()} == whole
+
+
+def test_checkpoints_that_compare_the_number_of_steps_are_read(half: dict[str, Any]) -> None:
+    """As they were written before it was found to follow from what else is compared."""
+    folder = Path(half["output_dir"]) / "checkpoints" / "step-00000002"
+    state = json.loads((folder / "state.json").read_text())
+    state["identity"]["max_steps"] = state.pop("max_steps")
+    resign(folder, state)
+    half["training"]["max_steps"] = 3
+    with pytest.raises(CheckpointError, match=r"Changed: training\.max_steps: was 4, is 3\. Undo"):
+        ganpo_core.train(half, resume=True)
+    assert (ganpo_core.train(half, resume=True, allow=["training.max_steps"]) / "checkpoints" / "step-00000003").is_dir()
+
+
+def test_a_fixed_number_of_steps_stays_whatever_a_step_holds_later(half: dict[str, Any]) -> None:
+    """`max_steps` counts steps, and so do its schedules: half of a cosine is behind step 2 of 4 all the same."""
+    half["training"] |= {"gradient_accumulation_steps": 2, "logging_steps": 1, "warmup_ratio": 0.0}
+    keys = ["training.gradient_accumulation_steps", "training.warmup_ratio"]
+    folder = ganpo_core.train(half, resume=True, allow=keys)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["learning_rate"] for line in lines}
+    assert rates == pytest.approx({3: 1e-3 * (1 + math.cos(math.pi * 3 / 4)) / 2, 4: 0.0}, abs=1e-12)
 
 
 @pytest.mark.gpu
