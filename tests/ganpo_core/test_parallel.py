@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -165,6 +166,25 @@ def test_a_sharded_run_resumes_bit_for_bit(tiny_run: MakeRun, tmp_path: Path) ->
         (folder / part).rmdir()
     launch(whole, tmp_path / "whole.yaml", "--resume")
     assert (folder / "policy" / "model.safetensors").read_bytes() == finished
+
+
+def test_an_epoch_that_two_processes_began_ends_with_the_data_on_one(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """48 pairs, 2 x 4 a step: after step 2 of 6, 32 pairs are left, which are 8 steps of 4."""
+    options = {
+        "learning_rate": 1e-3, "num_train_epochs": 1.0, "per_device_train_batch_size": 4, "warmup_ratio": 0.0,
+        "save_steps": 2, "save_total_limit": None, "logging_steps": 1,
+    }  # fmt: skip
+    run_file = tiny_run(**GAME, training=options)
+    launch(run_file, tmp_path / "two.yaml")
+    folder = Path(run_file["output_dir"])
+    for part in ("policy", "adversary", "checkpoints/step-00000004", "checkpoints/step-00000006"):
+        shutil.rmtree(folder / part)
+    ganpo_core.train(run_file, resume=True)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    seen = [8, 16, *range(20, 49, 4)]
+    assert [line["epoch"] for line in lines] == pytest.approx([pairs / 48 for pairs in seen])
+    rates = [1e-3 * (1 + math.cos(math.pi * pairs / 48)) / 2 for pairs in seen]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(rates, abs=1e-12)
 
 
 def test_sharding_without_processes_is_refused(tiny_run: MakeRun) -> None:
