@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 import ganpo_core
+from ganpo_core import reference_cache
 from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
-from ganpo_core.errors import ConfigError, TrainingError
+from ganpo_core.errors import CheckpointError, ConfigError, TrainingError
 from ganpo_core.folders import write_folder
 from ganpo_core.reference_cache import use_reference_cache
 
@@ -97,6 +101,35 @@ def test_a_damaged_part_is_named_and_computed_again(cached: MakeRun, tmp_path: P
     live, said = filled(cached())
     assert "logps.safetensors is damaged; its rows are computed again" in said[0]
     assert live.batch(live.pairs, [0]).reference is not None
+
+
+def test_runs_that_fill_a_cache_at_the_same_time_do_not_disturb_each_other(
+    cached: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run reads, computes and writes the same part while this one is in the middle of writing it."""
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(cached("other")))
+    command = [sys.executable, "-m", "ganpo_core", "train", str(tmp_path / "other.yaml")]
+
+    def save(part: dict[str, torch.Tensor], path: Path) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        save_file(part, path)
+
+    monkeypatch.setattr(reference_cache, "save_file", save)
+    live, said = filled(cached())
+    assert said[0].startswith("reference cache: 0 of ")
+    assert live.batch(live.pairs, [0]).reference is not None
+    (place,) = (tmp_path / "cache").iterdir()
+    assert [path.suffix for path in place.iterdir()] == [""]  # one part, and nothing left aside
+    assert filled(cached())[1][0].startswith("reference cache: 48 of 48 rows")
+
+
+def test_rows_that_are_not_found_again_are_an_error_that_says_so(
+    cached: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_cache, "_write", lambda part, folder: None)  # as on another machine's disk
+    with pytest.raises(CheckpointError, match=r"training\.reference_cache: 48 of 48 rows are not found again in .*all processes share"):
+        filled(cached())
 
 
 @pytest.mark.parametrize("gap", [0.01, float("nan")])
