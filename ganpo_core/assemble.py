@@ -53,6 +53,11 @@ from ganpo_core.weights import bit_sums, frozen_weights
 class KnownReference(Protocol):
     """What knows the reference's log-probabilities."""
 
+    fingerprint: str | None
+    """Of the reference's weights."""
+    tolerance: float
+    """Nats by which a token's value may differ from what the reference says of it now."""
+
     def add_to(self, batch: PairBatch, pairs: Sequence[TokenPair]) -> PairBatch:
         """The batch with `reference` filled in."""
 

@@ -38,13 +38,12 @@ def identity(run: Run) -> dict[str, Any]:
     settings = {
         key: value for key, value in flatten(run.config.resolved) if not any(_under(key, free) for free in FREE_TO_CHANGE)
     }
-    moving = run.config.training.sync_reference is not None
     return {
         "settings": settings,
         "plugins": {name: provider.version for name, provider in run.config.plugins.providers.items()},
         "packages": {name: version(name) for name in ("torch", "transformers")},
         "data": run.pairs.fingerprint(),
-        "reference": None if moving else fingerprint(run.models, run.sum_over_processes),
+        "reference": _reference(run),
         "max_steps": run.max_steps,
     }
 
@@ -102,6 +101,15 @@ def compare_rows(saved: Mapping[str, Any], digests: Sequence[int], pairs: PairDa
             more = f" and {len(different) - 5} more" if len(different) > 5 else ""
             lines.append(f"{name}: changed in row {rows}{more}")
     return lines or ["the order of the sources"]
+
+
+def _reference(run: Run) -> str | None:
+    """What tells the reference from another one; None where it moves."""
+    if run.config.training.sync_reference is not None:
+        return None
+    # Its weights may be gone where its values are kept.
+    kept = run.reference_cache
+    return fingerprint(run.models, run.sum_over_processes) if kept is None else kept.fingerprint
 
 
 def _by_name(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,9 +36,9 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 class ReferenceCache:
     """What is known of the rows, and how a batch is given it."""
 
-    def __init__(self, logps: dict[str, Tensor]) -> None:
-        """`logps` are [chosen + rejected tokens], by `row_key`."""
-        self.logps = logps
+    def __init__(self, logps: dict[str, Tensor], fingerprint: str | None, tolerance: float) -> None:
+        """`logps` are [chosen + rejected tokens], by `row_key`; the rest as in KnownReference."""
+        self.logps, self.fingerprint, self.tolerance = logps, fingerprint, tolerance
 
     def add_to(self, batch: PairBatch, pairs: Sequence[TokenPair]) -> PairBatch:
         """The batch with the reference's log-probabilities of its response tokens."""
@@ -69,8 +69,8 @@ def use_reference_cache(run: Run, say: Callable[[str], None]) -> None:
     if run.models.processor is not None:
         # Two rows with the same words and other images have the same tokens.
         raise ConfigError("training.reference_cache: values are kept by tokens, and this model reads images too; remove it")
-    identity = f"{fingerprint(run.models, run.sum_over_processes)} {run.models.dtype}"
-    folder = Path(root) / sha256(identity.encode()).hexdigest()[:32]
+    reference, tolerance = fingerprint(run.models, run.sum_over_processes), TOLERANCE[run.models.dtype]
+    folder = Path(root) / sha256(f"{reference} {run.models.dtype}".encode()).hexdigest()[:32]
     wanted: dict[str, TokenPair] = {}
     for pairs in (run.pairs, *([] if run.evaluation is None else [run.evaluation])):
         wanted |= {row_key(pair): pair for pair in pairs}
@@ -80,7 +80,7 @@ def use_reference_cache(run: Run, say: Callable[[str], None]) -> None:
     run.accelerator.wait_for_everyone()  # nobody writes while somebody reads
     kept = [key for key in wanted if key not in missing]
     say(f"reference cache: {len(kept)} of {len(wanted)} rows are in {folder}")
-    _check(run, {key: wanted[key] for key in kept[:NUM_CHECKED]}, known, folder)
+    _check(run, {key: wanted[key] for key in kept[:NUM_CHECKED]}, known, folder, tolerance)
     for part in _compute(run, missing):
         _write(part, folder)
     run.accelerator.wait_for_everyone()
@@ -92,7 +92,7 @@ def use_reference_cache(run: Run, say: Callable[[str], None]) -> None:
             "written: processes on other machines write to folders of their own, or somebody deletes parts. Name a folder "
             "that all processes share, and start again"
         )
-    run.reference_cache = ReferenceCache({key: known[key] for key in wanted})
+    run.reference_cache = ReferenceCache({key: known[key] for key in wanted}, reference, tolerance)
     # An adapter's reference is the policy itself: there is nothing to let go.
     if run.models.reference is not None:
         run.models.reference, run.reference_sums = None, None
@@ -133,11 +133,11 @@ def _logps(run: Run, pairs: Sequence[TokenPair]) -> list[Tensor]:
     ]
 
 
-def _check(run: Run, rows: dict[str, TokenPair], known: dict[str, Tensor], folder: Path) -> None:
+def _check(run: Run, rows: dict[str, TokenPair], known: dict[str, Tensor], folder: Path, tolerance: float) -> None:
     gaps = torch.zeros(1, dtype=torch.float64, device=run.models.device)
     for key, pair in rows.items():
         # Not `>`: a value that is no number is no value of the reference either.
-        gaps += (~((_logps(run, [pair])[0] - known[key]).abs().amax() <= TOLERANCE[run.models.dtype])).to(gaps)
+        gaps += (~((_logps(run, [pair])[0] - known[key]).abs().amax() <= tolerance)).to(gaps)
     if float(run.sum_over_processes(gaps)):
         raise TrainingError(
             f"training.reference_cache: values in {folder} are not those of this reference, though its weights have the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.errors import CheckpointError, ConfigError, TrainingError
 from ganpo_core.folders import write_folder
+from ganpo_core.metrics import MetricSums
 from ganpo_core.reference_cache import use_reference_cache
+from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
 
@@ -75,16 +78,20 @@ def test_the_reference_is_not_run_and_not_kept_once_it_is_known(cached: MakeRun)
     assert said[0].startswith(f"reference cache: {known} of {known} rows")
 
 
+def other_weights(model: Path, folder: Path, change: float) -> Path:
+    """A model whose first weight is another number."""
+    weights = load_file(model / "model.safetensors")
+    weights[min(weights)].view(-1)[0] += change
+    folder.mkdir(exist_ok=True)
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
 def test_other_weights_have_another_place(cached: MakeRun, tiny_model: Path, tmp_path: Path) -> None:
     filled(cached())
-    weights = load_file(tiny_model / "model.safetensors")
-    name = min(weights)
-    weights[name].view(-1)[0] += 1e-3
-    other = tmp_path / "other"
-    other.mkdir()
-    for file in tiny_model.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
-    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    other = other_weights(tiny_model, tmp_path / "other", 1e-3)
     run = cached()
     run["model"]["path"] = str(other)
     _, said = filled(run)
@@ -136,11 +143,51 @@ def test_rows_that_are_not_found_again_are_an_error_that_says_so(
 def test_values_of_another_computation_are_refused(gap: float, cached: MakeRun, tmp_path: Path) -> None:
     """Signed, and wrong: as a library that computes otherwise would leave them."""
     filled(cached())
-    (values,) = (tmp_path / "cache").glob("*/part-*/logps.safetensors")
-    wrong = {key: value - gap for key, value in load_file(values).items()}
-    write_folder(values.parent, lambda folder: save_file(wrong, folder / values.name), 0)
+    signed_with(lambda values: values - gap, tmp_path / "cache")
     with pytest.raises(TrainingError, match=r"not those of this reference.*Delete the folder"):
         filled(cached())
+
+
+def signed_with(change: Callable[[torch.Tensor], torch.Tensor], cache: Path) -> None:
+    """Replace the one part of a cache by other values, signed as its own would be."""
+    (values,) = cache.glob("*/part-*/logps.safetensors")
+    changed = {key: change(value) for key, value in load_file(values).items()}
+    write_folder(values.parent, lambda folder: save_file(changed, folder / values.name), 0)
+
+
+def test_values_that_a_cache_may_hold_start_a_run_and_another_policy_does_not(cached: MakeRun, tmp_path: Path) -> None:
+    """Within 1e-3 nats a token in float32, so several times that on a response of up to 9 tokens."""
+    run = cached()
+    run["model"]["dtype"] = "float32"
+    filled(run)
+    signed_with(lambda values: values - 9e-4, tmp_path / "cache")
+    live, _ = filled(run)
+    train_step(live, live.window(0), 0, MetricSums(live.models.device))
+    live, _ = filled(run)
+    with torch.no_grad():
+        live.models.policy.lm_head.weight.mul_(1.5)
+    with pytest.raises(TrainingError, match=r"differ by .* nats .* model\.reference; if not, delete the folder"):
+        train_step(live, live.window(0), 0, MetricSums(live.models.device))
+
+
+def test_another_reference_is_refused_at_resume_though_only_its_values_are_kept(
+    cached: MakeRun, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The folder that model.reference names holds other weights: without a cache, the same words."""
+    reference = other_weights(tiny_model, tmp_path / "reference", 0.0)
+    training = {"learning_rate": 1e-3, "max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 1}
+    for name, cache in (("plain", None), ("kept", "cache")):
+        run = cached(name, cache, training=training)
+        run["model"]["reference"] = str(reference)
+        ganpo_core.train(run)
+        shutil.rmtree(tmp_path / name / "policy")
+        shutil.rmtree(tmp_path / name / "checkpoints" / "step-00000002")
+    other_weights(tiny_model, reference, 1e-3)
+    for name, cache in (("plain", None), ("kept", "cache")):
+        run = cached(name, cache, training=training)
+        run["model"]["reference"] = str(reference)
+        with pytest.raises(CheckpointError, match=r"Changed: reference: was '[0-9a-f]{64}', is '[0-9a-f]{64}'\. "):
+            ganpo_core.train(run, resume=True)
 
 
 def test_held_out_pairs_are_known_too(cached: MakeRun, tiny_pairs: Path) -> None:
