@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ganpo_core.assemble import Run
 from ganpo_core.config.run import flatten
@@ -79,27 +80,30 @@ def check_identity(
         )
 
 
-def compare_rows(saved: Mapping[str, Any], digests: Sequence[int], pairs: PairDataset) -> list[str]:
-    """Which rows are no longer what they were, in words; `saved` are the sources with their numbers of pairs."""
+def compare_rows(saved: Mapping[str, Any], digests: Mapping[str, NDArray[np.int64]], pairs: PairDataset) -> list[str]:
+    """Which rows are no longer what they were, in words.
+
+    `saved` are the sources with their numbers of pairs, `digests` those of `PairDataset.digests`.
+    """
     sources = dict(zip(pairs.sources, pairs.counts, strict=True))
     lines = [f"source {name} is gone" for name in saved if name not in sources]
     lines += [f"source {name} is new" for name in sources if name not in saved]
-    before, now, start = np.asarray(digests), pairs.digests, 0
+    start = 0
     for name, count in saved.items():
-        theirs = before[start : start + count]
+        theirs = slice(start, start + count)
         start += count
         if name not in sources:
             continue
         first = sum(list(sources.values())[: list(sources).index(name)])
-        ours = now[first : first + sources[name]]
-        if len(ours) != len(theirs):
-            lines.append(f"{name} gave {len(theirs)} pairs and gives {len(ours)}")
-        shared = min(len(ours), len(theirs))
-        different = np.flatnonzero(ours[:shared] != theirs[:shared])
-        if len(different):
-            rows = ", ".join(str(pairs[first + int(index)].row) for index in different[:5])
-            more = f" and {len(different) - 5} more" if len(different) > 5 else ""
-            lines.append(f"{name}: changed in row {rows}{more}")
+        if sources[name] != count:
+            lines.append(f"{name} gave {count} pairs and gives {sources[name]}")
+        shared = min(sources[name], count)
+        for part, now in pairs.digests.items():
+            different = np.flatnonzero(now[first : first + shared] != digests[part][theirs][:shared])
+            if len(different):
+                rows = ", ".join(str(pairs[first + int(index)].row) for index in different[:5])
+                more = f" and {len(different) - 5} more" if len(different) > 5 else ""
+                lines.append(f"{name}: {part} changed in row {rows}{more}")
     return lines or ["the order of the sources"]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from vision_families import save_family, write_rows
 from vision_runs import COUNTS, RunOf, assembled, critic
 
 import ganpo_core
 from ganpo_core.data import PairBatch
-from ganpo_core.errors import NotFiniteError
+from ganpo_core.errors import CheckpointError, NotFiniteError
 from ganpo_core.replay import replay
 
 TEXT_AND_IMAGE = [critic("text", "text_positions", 1.0), critic("image", "image_positions", 0.5)]
@@ -90,6 +91,16 @@ def test_single_responses_with_images_train_and_prompts_keep_theirs_when_mismatc
     assert mixed.images is not None and mixed.tokens.image is not None
     assert [len(inputs.get("pixel_values", ())) for inputs in mixed.images.inputs] == [1, 0, 3]
     assert mixed.tokens.image.view(2, 3, -1).any(0).sum(1).tolist() == [16, 0, 48]
+
+
+def test_an_image_that_changed_between_two_starts_is_named(run_of: RunOf, tmp_path: Path) -> None:
+    """Row 3 has 3 images, and one of them is another picture of the same size."""
+    rows = write_rows(tmp_path / "rows", COUNTS)
+    run = run_of("llava", data={"path": str(rows)}, training={"learning_rate": 1e-3, "max_steps": 1})
+    (ganpo_core.train(run) / "policy" / "manifest.json").unlink()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "rows" / "pictures" / "2_1.png")
+    with pytest.raises(CheckpointError, match=r"Changed: data: pairs\.jsonl: images changed in row 3\. "):
+        ganpo_core.train(run, resume=True)
 
 
 SPOIL = """\
