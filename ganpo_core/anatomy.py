@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
+"""Attributes by which layers of transformers know a probability."""
 
 def text_config(model: nn.Module) -> Any:
     """The language model's own configuration, also inside a model of several modalities."""
@@ -42,12 +44,13 @@ def stored_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0, in modules and in attention layers that keep theirs as a number."""
+    """Set every dropout probability to 0, in modules and in layers that keep theirs as a number."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        for name in DROPOUTS:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def checkpoint_activations(model: nn.Module) -> None:

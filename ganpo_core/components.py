@@ -147,7 +147,10 @@ class LatentExtractor(Component):
         raise NotImplementedError
 
     def extract(self, captured: Mapping[Source, Tensor], tokens: TokenMap) -> Latents:
-        """The latents of N rows from the captured states [N, S, H]. The same call serves policy and reference."""
+        """The latents of N rows from the captured states [N, S, H]. The same call serves policy and reference.
+
+        Latents of one position, [N, 1, H], are pooled: micro-batches weigh by their rows instead of by their positions.
+        """
         raise NotImplementedError
 
     def selected(self, tokens: TokenMap) -> Tensor:

@@ -126,6 +126,8 @@ def check_token_budget(config: RunConfig, depends_on_micro_batch: bool) -> None:
             reasons.append("the critics' means or steps are counted by micro-batches (means_clock, schedule)")
         elif plan.config.means_detach == "policy":
             reasons.append("means_detach: policy needs the whole step in one micro-batch")
+        elif plan.config.form == "full":
+            reasons.append("form: full needs the whole step in one micro-batch")
     if reasons:
         raise ConfigError(
             f"training.max_tokens_per_batch: {reasons[0]}, and a token budget makes micro-batches of any size; remove it"

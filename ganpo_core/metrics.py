@@ -16,10 +16,13 @@ class MetricSums:
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
 
-    def add(self, name: str, values: Tensor) -> None:
-        """Average `values`, [N] or scalar, over everything added under `name`."""
+    def add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
+        """Average `values`, [N] or scalar, over everything added under `name`; `counted`, [N] bool, leaves rows out."""
         values = values.detach().double()
-        self._add(name, torch.stack([values.sum(), torch.full_like(values.sum(), values.numel())]))
+        if counted is None:
+            self._add(name, torch.stack([values.sum(), torch.full_like(values.sum(), values.numel())]))
+        else:
+            self._add(name, torch.stack([values.masked_fill(~counted, 0.0).sum(), counted.sum().double()]))
 
     def add_part(self, name: str, part: Tensor) -> None:
         """Add up the parts of a step's scalar; the mean is over optimizer steps."""

@@ -147,6 +147,8 @@ def load_models(
     if config.quantization and (config.lora is None or device.type != "cuda"):
         raise ConfigError("model.quantization: a 4-bit base cannot be trained itself; add `lora:` and use a CUDA device")
     policy = _load(config, "model.path", trust_remote_code)
+    if config.disable_dropout:  # before there are adapters, which have a dropout of their own
+        disable_dropout(policy)
     _check_vocabulary(policy, tokenizer)
     if processor is not None:
         _check_image_token(policy, processor)
@@ -159,8 +161,6 @@ def load_models(
         key = "model.path" if config.reference is None else "model.reference"
         reference = _load(config, key, trust_remote_code).requires_grad_(False).eval()
     policy.train()
-    if config.disable_dropout:
-        disable_dropout(policy)
     if config.freeze:
         freeze_parts(policy, config, processor)
     if config.freeze_output:

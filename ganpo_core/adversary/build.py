@@ -86,11 +86,15 @@ def _build_game(
             betas=(settings.adam_beta1, settings.adam_beta2),
             weight_decay=settings.weight_decay,
         )
-        warmup = round(settings.warmup_ratio * max_steps)
-        scheduler = make_scheduler(settings.lr_scheduler_type, optimizer, warmup, max_steps)
+        # Of the critics' own steps; the released trainer counts all (schedule: legacy refuses step_every).
+        own_steps = max(1, max_steps // settings.step_every)
+        warmup = round(settings.warmup_ratio * own_steps)
+        scheduler = make_scheduler(settings.lr_scheduler_type, optimizer, warmup, own_steps)
     together = Critics(critics, optimizer, scheduler, settings.max_grad_norm, reduce)
     means = RunningMeans(settings, device, dtype)
     num_processes = int(reduce(torch.ones((), device=device)).item())
+    if num_processes > 1 and (settings.form == "full" or settings.means_detach == "policy"):
+        notes.append(f"adversary '{plan.name}': each process differentiates through its own mean, not through that of all")
     if num_processes > 1 and settings.means_reduce == "local":
         # Checkpoints hold what every process shares; means that differ between processes cannot be among it.
         notes.append(f"adversary '{plan.name}': means are local; a resumed run continues from the main process's")

@@ -244,17 +244,17 @@ class CriticGame(Regularizer):
         return self.noted(method_name(plan.divergence, "policy_loss"), answer) * share
 
     def _note_scores(self, index: int, side: SideScores, metrics: MetricSums) -> None:
-        """How the groups score: the order that the critic is trained to produce, and by how much."""
+        """How the groups score: the order that the critic is trained to produce, and by how much; in rows that hold anything."""
         prefix = f"{self.prefix}/{SIDES[index]}"
-        scores = {group: judged.scores.detach() for group, judged in side.groups().items()}
-        for group, values in scores.items():
-            metrics.add(f"{prefix}/score_{GROUPS[group]}", values)
-        _note_order(metrics, prefix, "", scores[OWN] - scores[POLICY])
-        if CROSS in scores:
-            _note_order(metrics, prefix, "_cross", scores[POLICY] - scores[CROSS])
+        for group, judged in side.groups().items():
+            metrics.add(f"{prefix}/score_{GROUPS[group]}", judged.scores, judged.valid)
+        _note_order(metrics, prefix, "", side.anchor, side.policy)
+        if side.cross is not None:
+            _note_order(metrics, prefix, "_cross", side.policy, side.cross)
         if self.plan.divergence.baseline == "group_mean":
             # Against the baseline that the policy answers to, which lags behind this batch's own mean.
-            metrics.add(f"{prefix}/overshoot", scores[POLICY] - self.baselines.current[index, OWN])
+            above = side.policy.scores - self.baselines.current[index, OWN]
+            metrics.add(f"{prefix}/overshoot", above, side.policy.valid)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -302,9 +302,10 @@ def _scores(judged: Judgement, mean: Tensor, rows: Tensor, live: float = 0.0) ->
     return Scores(judged.scores, judged.valid, mean, rows.to(judged.scores.dtype))
 
 
-def _note_order(metrics: MetricSums, prefix: str, pair: str, gap_N: Tensor) -> None:
-    metrics.add(f"{prefix}/gap{pair}", gap_N)
-    metrics.add(f"{prefix}/accuracy{pair}", (gap_N > 0).double())
+def _note_order(metrics: MetricSums, prefix: str, pair: str, high: Judgement, low: Judgement) -> None:
+    gap_N, both_N = high.scores.detach() - low.scores.detach(), high.valid & low.valid
+    metrics.add(f"{prefix}/gap{pair}", gap_N, both_N)
+    metrics.add(f"{prefix}/accuracy{pair}", (gap_N > 0).double(), both_N)
 
 
 def _stack(groups: Sequence[Latents]) -> Latents:

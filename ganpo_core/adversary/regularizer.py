@@ -79,7 +79,7 @@ class Totals:
         return self.num_rows.clamp(min=1) * self.pair_share(batch)
 
     def share(self, batch: LatentBatch, side: int, num_positions: int) -> Tensor:
-        """The same for a mean over the valid positions of [N, num_positions, ...]; pooled latents have one a row."""
+        """The same for a mean over the valid positions of [N, num_positions, ...]; only what is pooled has one a row."""
         if num_positions == 1:
             return batch.num_rows[side] / self.num_rows[side].clamp(min=1)
         return batch.num_selected[side] / self.num_selected[side].clamp(min=1)

@@ -62,6 +62,12 @@ def step_problems(plan: AdversaryPlan, num_micro_batches: int) -> Iterator[tuple
             "means_detach: policy differentiates through the means of a whole step, which its micro-batches cannot; "
             "set gradient_accumulation_steps: 1, or means_clock: micro",
         )
+    if config.form == "full" and num_micro_batches > 1:
+        yield (
+            "adversary.form",
+            "form: full differentiates through the mean of all of a step's scores, which its micro-batches cannot; "
+            "set gradient_accumulation_steps: 1, or form: non_saturating",
+        )
     if config.schedule == "legacy" and config.step_every > 1:
         yield "adversary.step_every", "schedule: legacy has a step rule of its own; remove step_every"
 

@@ -217,8 +217,11 @@ def _links(site: Site) -> Iterator[Trial]:
         linked.parent.mkdir(parents=True, exist_ok=True)
         linked.symlink_to(outside / "target.txt" if linked.suffix else outside)
         code, output = site.ganpo("train", run_file, "--resume", log="linked.log")
+        # A checkpoint that is a link is passed over like any that cannot be trusted; any other link stops the run.
+        refused = code == 1 and "link" in _last(output)
+        passed_over = code == 0 and "it is a link" in output and not linked.is_symlink()
         kept = not list(outside.iterdir())
-        yield Trial(f"a link at {name}", code == 1 and "link" in _last(output) and kept, _last(output))
+        yield Trial(f"a link at {name}", kept and (passed_over if "step-" in name else refused), _last(output))
         shutil.rmtree(site.folder / "linked")
         shutil.rmtree(outside)
 

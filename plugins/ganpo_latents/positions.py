@@ -30,7 +30,11 @@ def evenly_spaced(mask_NS: Tensor, at_most: int) -> Tensor:
 
 
 def kept(latents: Latents, num_kept: int) -> Latents:
-    """Latents of the first `num_kept` valid positions of each row, moved together; all rows as they are if none goes."""
+    """Latents of the first `num_kept` valid positions of each row, moved together; all rows as they are if none goes.
+
+    Two at least: latents of one position a row are pooled ones, which weigh by rows and not by positions.
+    """
+    num_kept = max(2, num_kept)
     if num_kept >= latents.mask.shape[1]:
         return latents
     order_NK = (~latents.mask).int().argsort(dim=1, stable=True)[:, :num_kept]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from ganpo_core.anatomy import base_model, disable_dropout, is_composite, output_layer, stored_buffers, text_config
 
@@ -42,3 +42,12 @@ def test_dropout_is_off_in_modules_and_in_attention() -> None:
     disable_dropout(model)
     assert torch.equal(model(ids).logits, model(ids).logits)
     assert model.model.more.p == 0.0  # type: ignore[union-attr]
+
+
+def test_dropout_is_off_where_a_layer_calls_the_function() -> None:
+    sizes = {"vocab_size": 20, "hidden_size": 8, "ffn_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=8, dropout=0.5)).train()
+    ids = torch.randint(20, (1, 12))
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    disable_dropout(model)
+    assert torch.equal(model(ids).logits, model(ids).logits)

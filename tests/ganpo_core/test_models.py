@@ -50,6 +50,13 @@ def test_policy_and_reference_are_the_same_weights_apart(tiny_model: Path) -> No
         assert mine.data_ptr() != theirs.data_ptr()
 
 
+def test_the_dropout_of_adapters_is_their_own(tiny_model: Path) -> None:
+    config = ModelConfig(path=str(tiny_model), lora=LoraConfig(r=2, dropout=0.25))
+    policy = load_models(config, load_tokenizer(config), CPU, needs_reference=True).policy
+    found = {module.p for module in policy.modules() if isinstance(module, torch.nn.Dropout)}
+    assert found == {0.25}
+
+
 @pytest.mark.parametrize(
     ("dtype", "weights"), [("float32", torch.float32), ("bfloat16", torch.float32), ("float64", torch.float64)]
 )

@@ -21,6 +21,8 @@ from ganpo_core.data.flaws import RowError
 from ganpo_core.data.formats import ChatPair, TextPair, parse_row
 from ganpo_core.errors import ConfigError, DataError
 from ganpo_core.forward import response_pass
+from ganpo_core.metrics import MetricSums
+from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
 TAKING = ("kto", "bco", "nca", "apo_zero", "sppo")
@@ -162,9 +164,6 @@ def test_a_weighted_sum_takes_them_where_every_part_does(tiny_run: MakeRun, unpa
     parts = [{"use": "kto"}, {"use": "bco", "weight": 0.5}]
     run = made(tiny_run(objective={"use": "weighted", "objectives": parts}, data={"path": str(unpaired)}))
     assert run.config.objective.takes_unpaired
-    from ganpo_core.metrics import MetricSums
-    from ganpo_core.step import train_step
-
     metrics = MetricSums(run.models.device)
     train_step(run, run.window(0), 0, metrics)
     # 1/2 for kto, and half of log 2 for bco, at the start
@@ -188,10 +187,10 @@ REGULARIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("latents", ["hidden_state", "pooled"])
+@pytest.mark.parametrize("latents", [{"use": "hidden_state"}, {"use": "hidden_state", "every": 9}, {"use": "pooled"}], ids=str)
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
 def test_splitting_a_step_changes_no_regularizer(
-    regularizer: str, latents: str, tiny_run: MakeRun, unpaired: Path, tmp_path: Path
+    regularizer: str, latents: dict[str, Any], tiny_run: MakeRun, unpaired: Path, tmp_path: Path
 ) -> None:
     """1 x 8 = 8 x 1, where a micro-batch holds a chosen or a rejected response and the other side is empty."""
     found = {}
@@ -199,7 +198,7 @@ def test_splitting_a_step_changes_no_regularizer(
     adversary = {"weight_warmup_ratio": 0, "weight": 5.0, "learning_rate": 0.05, **sections.get("adversary", {})}
     for size, accumulation in ((8, 1), (1, 8), (4, 2)):
         run_file = tiny_run(
-            objective={"use": "kto", "beta": 0.5}, data={"path": str(unpaired)}, latents={"use": latents},
+            objective={"use": "kto", "beta": 0.5}, data={"path": str(unpaired)}, latents=latents,
             **{**sections, "adversary": adversary},
         )
         run_file["model"]["dtype"] = "float64"
@@ -213,6 +212,26 @@ def test_splitting_a_step_changes_no_regularizer(
     assert found[8][-1][1] > 0
     assert found[1] == [pytest.approx(pair, rel=1e-7) for pair in found[8]]
     assert found[4] == [pytest.approx(pair, rel=1e-7) for pair in found[8]]
+
+
+def test_absent_sides_count_in_no_metric_of_a_critic(tiny_run: MakeRun, unpaired: Path) -> None:
+    """A micro-batch of one response has one row of one side: gap and accuracy are that row's, not halved by an empty one."""
+    run_file = tiny_run(
+        objective={"use": "kto"}, data={"path": str(unpaired)}, latents={"use": "hidden_state"},
+        divergence={"use": "ragan"}, discriminator={"use": "linear"}, adversary={"form": "non_saturating"},
+    )
+    run_file["training"] = {"learning_rate": 0.1, "max_steps": 1, "per_device_train_batch_size": 8, "save_steps": None}
+    run = made(run_file)
+    metrics = MetricSums(run.models.device)
+    (batch,) = run.window(0)
+    train_step(run, [batch], 0, metrics)
+    present = batch.tokens.valid.any(1).view(2, -1).sum(1)
+    assert 0 < int(present[0]) < 8 and int(present.sum()) == 8
+    for side, count in zip(("chosen", "rejected"), present.tolist(), strict=True):
+        for name in ("gap", "accuracy", "score_anchor", "score_policy", "overshoot"):
+            assert float(metrics.sums[f"adversary/{side}/{name}"][1]) == count
+        # No pair holds both sides: nothing is compared across them.
+        assert float(metrics.sums[f"adversary/{side}/gap_cross"][1]) == 0
 
 
 def test_absent_sides_are_not_scored(tiny_run: MakeRun, unpaired: Path) -> None:

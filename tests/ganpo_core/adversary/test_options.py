@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from ganpo_core.adversary import CriticGame
 from ganpo_core.assemble import Run, assemble
 from ganpo_core.config import load_run
+from ganpo_core.errors import ConfigError
 from ganpo_core.metrics import MetricSums
 from ganpo_core.step import train_step
 
@@ -133,6 +134,28 @@ def test_step_every_moves_the_critics_on_every_second_step(make: Callable[..., R
         weights.append({name: game.tensors()[name].clone() for name in weights[0]})
     moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(weights)]
     assert moved == [False, True, False]
+
+
+def test_the_critics_schedule_counts_their_own_steps(make: Callable[..., Run]) -> None:
+    """Ten steps, a move at every second: the rate falls on a line from 0.1 to 0 over five moves."""
+    run = make(10, adversary={"step_every": 2, "learning_rate": 0.1, "lr_scheduler_type": "linear", "warmup_ratio": 0})
+    (game,) = run.regularizers
+    assert isinstance(game, CriticGame) and game.critics.optimizer is not None
+    rates = []
+    for index in range(10):
+        step(run, index)
+        rates.append(game.critics.optimizer.param_groups[0]["lr"])
+    assert rates[1::2] == pytest.approx([0.08, 0.06, 0.04, 0.02, 0.0])
+
+
+def test_the_full_form_refuses_micro_batches(make: Callable[..., Run]) -> None:
+    """The policy's own mean is of all the step's scores."""
+    training = {"learning_rate": 1e-2, "max_steps": 1, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    with pytest.raises(ConfigError, match=r"form: full differentiates .* set gradient_accumulation_steps: 1"):
+        make(adversary={"form": "full"}, training=training)
+    training |= {"gradient_accumulation_steps": 1, "max_tokens_per_batch": 64}
+    with pytest.raises(ConfigError, match="form: full needs the whole step in one micro-batch"):
+        make(adversary={"form": "full"}, training=training)
 
 
 @pytest.mark.parametrize("detach", ["both", "policy"])

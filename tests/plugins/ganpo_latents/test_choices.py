@@ -49,6 +49,12 @@ def test_thinned_rows_are_short() -> None:
     assert HiddenState(num_positions=2).extract(CAPTURED, TOKENS).states.shape == (1, 2, 4)
 
 
+def test_a_thinned_row_of_one_is_not_taken_for_a_pooled_one() -> None:
+    latents = HiddenState(every=50).extract(CAPTURED, TOKENS)
+    assert latents.mask.tolist() == [[True, False]]
+    assert latents.states[0, 0, 0] == 0
+
+
 def test_nothing_is_distinct_where_both_responses_agree() -> None:
     same = TokenMap(VALID, PROMPT, VALID & ~PROMPT, shared=VALID)
     assert not HiddenState(positions="distinct").extract(CAPTURED, same).mask.any()
