@@ -103,6 +103,10 @@ class Run:
         """How many pairs of the stream lie before a step counted from 0."""
         return self.first_pair + step * self.pairs_per_step
 
+    def schedule_step(self, step: int) -> float:
+        """A step as schedules count it: where epochs are the measure, as if all before had held as many pairs as it does."""
+        return step if self.config.training.max_steps is not None else step + self.first_pair / self.pairs_per_step
+
     def window(self, step: int) -> list[PairBatch]:
         """This process's micro-batches of an optimizer step counted from 0: a pure function of the run file."""
         indices = self.order.indices(self.place(step), self.pairs_per_step)
@@ -177,11 +181,17 @@ def pairs_per_step(training: TrainingConfig, num_processes: int) -> int:
     return training.per_device_train_batch_size * training.gradient_accumulation_steps * num_processes
 
 
-def count_steps(training: TrainingConfig, pairs_per_epoch: int, num_processes: int) -> int:
-    """`max_steps`, or the steps that `num_train_epochs` take; the last step borrows from the next epoch."""
+def count_steps(
+    training: TrainingConfig, pairs_per_epoch: int, num_processes: int, step: int = 0, pairs_seen: int = 0
+) -> int:
+    """`max_steps`, or the steps that `num_train_epochs` take; the last step borrows from the next epoch.
+
+    The first `step` of them held the first `pairs_seen` pairs of the stream, whatever a step holds now.
+    """
     if training.max_steps is not None:
         return training.max_steps
-    return max(1, math.ceil(training.num_train_epochs * pairs_per_epoch / pairs_per_step(training, num_processes)))
+    left = math.ceil(training.num_train_epochs * pairs_per_epoch) - pairs_seen
+    return max(1, step + math.ceil(max(0, left) / pairs_per_step(training, num_processes)))
 
 
 def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | None = None) -> Run:

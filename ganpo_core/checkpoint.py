@@ -14,15 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ganpo_core.assemble import Run
+from ganpo_core.assemble import Run, count_steps
 from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import find_flaw, rotate, step_folders, step_name, write_folder
 from ganpo_core.identity import check_identity, compare_rows, identity
 from ganpo_core.metrics import MetricSums
 from ganpo_core.models import save_policy
+from ganpo_core.moments import moments, set_moments
 from ganpo_core.output import CHECKPOINTS, REQUIRED, STATE, OutputFolder
 from ganpo_core.parallel import broadcast, gathered, like, on_main, whole_weights
 from ganpo_core.randomness import as_plain, randomness, set_randomness
+from ganpo_core.schedules import rescale
 from ganpo_core.soundness import check_reference, check_weights
 
 MARGIN = 1 << 16
@@ -48,7 +50,7 @@ def save_checkpoint(run: Run, output: OutputFolder, step: int, metrics: MetricSu
     tensors["optimizer"] = {
         f"{name}.{key}": gathered(value, is_main)
         for name, weight in run.models.trainable().items()
-        for key, value in run.optimizer.state[weight].items()
+        for key, value in moments(run.optimizer, weight).items()
     }
     who = identity(run)
     randomnesses = gather_object([as_plain(randomness())])
@@ -59,6 +61,7 @@ def save_checkpoint(run: Run, output: OutputFolder, step: int, metrics: MetricSu
         output.check()
         state = {
             "step": step,
+            "max_steps": run.max_steps,
             "num_processes": run.accelerator.num_processes,
             "pairs_seen": run.place(step),
             "sources": dict(zip(run.pairs.sources, run.pairs.counts, strict=True)),
@@ -158,8 +161,10 @@ def _read(run: Run, folder: Path) -> Saved:
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in names}
         missing = {"step", "num_processes", "pairs_seen", "sources", "schedule", "adversary", "metrics", "statistics"}
         missing |= {"randomness", "identity"}
-        if not isinstance(state, dict) or missing - set(state):
+        if not isinstance(state, dict) or missing - set(state) or not isinstance(state["identity"], dict):
             raise _FlawError(f"{STATE} lacks what a run needs")
+        # Older checkpoints compare it, though it follows from what else is compared.
+        state.setdefault("max_steps", state["identity"].pop("max_steps", None))
         if step_name(int(state["step"])) != folder.name:
             raise _FlawError(f"{STATE} is that of step {state['step']}")
         if len(state["randomness"]) != state["num_processes"] or len(state["metrics"]) != state["num_processes"]:
@@ -181,15 +186,14 @@ def _misfit(run: Run, folder: Path, current: Mapping[str, Any]) -> str | None:
 
 
 def _lacking(run: Run, tensors: Tensors) -> str | None:
-    """The first weight of this run that a checkpoint does not hold in its shape."""
-    weights = run.models.trainable()
+    """The first weight of this run that a checkpoint does not hold in its shape, or the first tensor that is nobody's."""
     expected = {name: tuple(weight.shape) for name, weight in run.models.moving().items()}
     found = {name: tuple(value.shape) for name, value in tensors["policy"].items()}
     if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         return f"policy.safetensors does not hold {different[0]} in the policy's shape"
-    moments = {key.rpartition(".")[0] for key in tensors["optimizer"]}
-    if moments and moments != set(weights):
-        return f"optimizer.safetensors lacks the moments of {sorted(set(weights) ^ moments)[0]}"
+    # A weight that never had a gradient has no moments: what sees, before the first image.
+    if strange := sorted({key.rpartition(".")[0] for key in tensors["optimizer"]} - set(run.models.trainable())):
+        return f"optimizer.safetensors holds the moments of {strange[0]}, which is no weight that is trained"
     prefixes = tuple(f"{regularizer.plan.name}." for regularizer in run.regularizers)
     for regularizer in run.regularizers:
         for name, tensor in regularizer.tensors().items():
@@ -223,8 +227,16 @@ def _load(
     if lacking := _lacking(run, saved.tensors):
         raise CheckpointError(f"{saved.folder}: {lacking}; what was allowed to change does not fit what was saved")
     load_state(run, saved.tensors, state)
-    step = int(state["step"])
-    run.first_pair = int(state["pairs_seen"]) - step * run.pairs_per_step
+    step, pairs_seen = int(state["step"]), int(state["pairs_seen"])
+    run.first_pair = pairs_seen - step * run.pairs_per_step
+    run.max_steps = count_steps(run.config.training, run.order.pairs_per_epoch, world, step, pairs_seen)
+    before = _pairs_per_step(state)
+    if before != run.pairs_per_step:
+        say(f"a step held {before} pairs and holds {run.pairs_per_step}")
+        if run.config.training.max_steps is None:
+            _rescale_schedules(run, before / run.pairs_per_step)
+    if run.max_steps != state["max_steps"]:
+        say(f"max_steps was {state['max_steps']} and is {run.max_steps}")
     if same:
         set_randomness(state["randomness"][run.accelerator.process_index])
         metrics.load(state["metrics"][run.accelerator.process_index])
@@ -233,26 +245,35 @@ def _load(
         f"resuming on {world} processes what ran on {state['num_processes']}: the same pairs in the same order, "
         "but not bitwise the same result"
     )
-    if run.max_steps != state["identity"]["max_steps"]:
-        say(f"max_steps was {state['identity']['max_steps']} and is {run.max_steps}: a step holds {run.pairs_per_step} pairs")
     if run.accelerator.is_main_process:
         metrics.load_sum(state["metrics"])
     return step
 
 
+def _pairs_per_step(state: Mapping[str, Any]) -> int:
+    """Of the run that wrote a checkpoint."""
+    settings = state["identity"]["settings"]
+    size, accumulated = (f"training.{name}" for name in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    return int(settings[size]) * int(settings[accumulated]) * int(state["num_processes"])
+
+
+def _rescale_schedules(run: Run, factor: float) -> None:
+    """Go on in all schedules at the same share of the data."""
+    rescale(run.scheduler, run.optimizer, factor)
+    for regularizer in run.regularizers:
+        regularizer.rescale_schedule(factor)
+
+
 def load_state(run: Run, tensors: Tensors, state: Mapping[str, Any]) -> None:
     """Put weights, moments, schedules, critics and running means back. Without moments, the optimizer starts afresh."""
-    moments = tensors.get("optimizer", {})
+    saved = tensors.get("optimizer", {})
     with torch.no_grad():
         for name, weight in run.models.moving().items():
             weight.copy_(like(tensors["policy"][name], weight))
         for name, weight in run.models.trainable().items():
             prefix = f"{name}."
-            held = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
-            if held:
-                run.optimizer.state[weight] = {
-                    key: value if value.dim() == 0 else like(value, weight) for key, value in held.items()
-                }
+            held = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+            set_moments(run.optimizer, weight, held)
         for name, weight in _moving_reference(run).items():
             weight.copy_(like(tensors["reference"][name], weight))
     run.scheduler.load_state_dict({**run.scheduler.state_dict(), **state["schedule"]})

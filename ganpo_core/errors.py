@@ -66,7 +66,7 @@ def is_own(error: BaseException) -> bool:
     """
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return isinstance(error, GanpoError)
+    return isinstance(error, GanpoError | Stop)
 
 
 class StoppedError(GanpoError):
@@ -75,3 +75,10 @@ class StoppedError(GanpoError):
     def __init__(self, number: int, when: str) -> None:
         self.exit_code = 128 + number
         super().__init__(f"stopped by {signal.Signals(number).name} {when}")
+
+
+class Stop(BaseException):
+    """A signal on its way out of whatever ran when it came; `Interrupts` makes it a StoppedError.
+
+    No Exception: readers of rows, images and models take any of those for a mistake in what they read.
+    """

@@ -30,7 +30,7 @@ FREE_TO_CHANGE = (
     "data.eval_split",
 )
 """Keys of the run file that a resumed run may change: they do not touch the weights."""
-OF_PROCESSES = ("max_steps", "training.gradient_accumulation_steps", "training.per_device_train_batch_size")
+OF_PROCESSES = ("training.gradient_accumulation_steps", "training.per_device_train_batch_size")
 """Keys that another number of processes may change."""
 
 
@@ -45,7 +45,6 @@ def identity(run: Run) -> dict[str, Any]:
         "packages": {name: version(name) for name in ("torch", "transformers")},
         "data": run.pairs.fingerprint(),
         "reference": _reference(run),
-        "max_steps": run.max_steps,
     }
 
 
@@ -99,6 +98,8 @@ def compare_rows(saved: Mapping[str, Any], digests: Mapping[str, NDArray[np.int6
             lines.append(f"{name} gave {count} pairs and gives {sources[name]}")
         shared = min(sources[name], count)
         for part, now in pairs.digests.items():
+            if part not in digests:  # a checkpoint of 0.1.0 holds those of tokens alone
+                continue
             different = np.flatnonzero(now[first : first + shared] != digests[part][theirs][:shared])
             if len(different):
                 rows = ", ".join(str(pairs[first + int(index)].row) for index in different[:5])

@@ -9,15 +9,19 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from ganpo_core.errors import StoppedError
+from ganpo_core.errors import Stop, StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_PRESS = 1.0
 """Seconds in which a launcher of several processes may pass on a signal that they got themselves."""
+BEFORE = "before the first step"
 
 
 class Interrupts:
-    """Catches the two signals while it is entered; use as a context, from the main thread."""
+    """Catches the two signals while it is entered; use as a context, from the main thread.
+
+    Raises StoppedError, where it ends, for a signal that came while there was no step to finish.
+    """
 
     def __init__(self, several_processes: bool = False) -> None:
         self.number = 0
@@ -37,6 +41,9 @@ class Interrupts:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if error is not None and self.number and not self.can_finish:
+            # Also where somebody on the way out turned it into an error of their own.
+            raise StoppedError(self.number, BEFORE) from error
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -47,6 +54,6 @@ class Interrupts:
             return
         self.number, self._since = number, time.monotonic()
         if not self.can_finish:
-            raise StoppedError(number, "before the first step")
+            raise Stop(f"stopped by {name} {BEFORE}")
         # Not print: the signal may have come in the middle of one.
         os.write(2, f"{name}: finishing this step, then saving; once more to stop at once\n".encode())

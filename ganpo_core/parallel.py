@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ganpo_core.anatomy import base_model, is_composite, text_config
 from ganpo_core.embedding import share_tied_gradient
-from ganpo_core.errors import CheckpointError, ConfigError, GanpoError
+from ganpo_core.errors import CheckpointError, ConfigError, GanpoError, Stop
 from ganpo_core.models import Models
 from ganpo_core.vision import seeing_weights
 from ganpo_core.watchdog import DEFAULT, Watchdog
@@ -149,12 +149,13 @@ def sync_reference(models: Models, mixup: float) -> None:
 
 
 def on_main(accelerator: Accelerator, act: Callable[[], None]) -> None:
-    """Do something on the main process alone. What a user can fix there is raised on every process, so that none waits."""
-    error: GanpoError | None = None
+    """Do something on the main process alone. What a user can fix there, or a signal, is raised on every process, so that
+    none waits."""
+    error: GanpoError | Stop | None = None
     if accelerator.is_main_process:
         try:
             act()
-        except GanpoError as raised:
+        except (GanpoError, Stop) as raised:
             error = raised
     (message,) = broadcast([None if error is None else str(error)])
     if error is not None:

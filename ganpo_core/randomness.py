@@ -12,15 +12,20 @@ import torch
 
 
 def randomness() -> dict[str, Any]:
-    """The state of all generators of this process."""
+    """The state of all generators that this process draws from: of GPUs, the one it is on."""
     numpy: Any = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device) for device in own_devices()],
         "numpy": numpy,
         "python": (version, internal, gauss),
     }
+
+
+def own_devices() -> list[int]:
+    """The GPU that this process is on, as a list; none without one. Others that it sees are not its own."""
+    return [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
 
 def seed_all(seed: int) -> None:
@@ -33,8 +38,11 @@ def seed_all(seed: int) -> None:
 def set_randomness(state: Mapping[str, Any]) -> None:
     """Restore `randomness()`, or the same `as_plain`."""
     torch.set_rng_state(torch.as_tensor(state["torch"], dtype=torch.uint8))
-    if len(state["cuda"]) and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.as_tensor(words, dtype=torch.uint8) for words in state["cuda"]])
+    saved = state["cuda"]
+    for device in own_devices() if len(saved) else []:
+        # Older checkpoints hold every GPU that was visible.
+        words = saved[device] if device < len(saved) else saved[0]
+        torch.cuda.set_rng_state(torch.as_tensor(words, dtype=torch.uint8), device)
     name, words, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, np.array(words, dtype=np.uint32), position, has_gauss, gauss))
     version, internal, gauss = state["python"]

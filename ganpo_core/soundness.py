@@ -14,6 +14,7 @@ from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
 from ganpo_core.errors import NotFiniteError, TrainingError
 from ganpo_core.interrupts import SIGNALS
+from ganpo_core.moments import moments
 from ganpo_core.weights import bit_sums, frozen_weights, not_finite
 
 
@@ -74,7 +75,7 @@ def check_weights(run: Run) -> None:
     for regularizer in run.regularizers:
         weights |= {f"{regularizer.prefix} {name}": tensor for name, tensor in regularizer.tensors().items()}
     for name, weight in run.models.trainable().items():
-        weights |= {f"optimizer {name}.{key}": tensor for key, tensor in run.optimizer.state[weight].items()}
+        weights |= {f"optimizer {name}.{key}": tensor for key, tensor in moments(run.optimizer, weight).items()}
     names = not_finite(weights)
     if float(run.sum_over_processes(torch.tensor(float(len(names)), device=run.models.device))):
         raise TrainingError(

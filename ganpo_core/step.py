@@ -167,7 +167,7 @@ def _backward(
             if num_micro_batches == 1 and regularizer.looks_ahead:
                 regularizer.prepare([latents.detach()], totals[regularizer], metrics)
             penalty = regularizer.penalty(latents, totals[regularizer], metrics)
-        weight, scale = regularizer.weight(step), regularizer.scale
+        weight, scale = regularizer.weight(run.schedule_step(step)), regularizer.scale
         forces.add(regularizer, penalty * (weight * world))
         total = total + weight * scale * penalty.detach()
         metrics.add_part(f"{regularizer.prefix}/penalty", penalty)

@@ -13,14 +13,15 @@ from ganpo_core.checkpoint import export, is_exported, restore_checkpoint, save_
 from ganpo_core.config import RunConfig
 from ganpo_core.errors import NotFiniteError, StoppedError
 from ganpo_core.evaluate import evaluate
+from ganpo_core.folders import step_folders
 from ganpo_core.interrupts import Interrupts
 from ganpo_core.metrics import MetricSums
-from ganpo_core.output import OutputFolder
+from ganpo_core.output import CHECKPOINTS, OutputFolder
 from ganpo_core.parallel import group_settings, on_main, refuse_other_engines
 from ganpo_core.randomness import kept_randomness, randomness
 from ganpo_core.reference_cache import use_reference_cache
 from ganpo_core.replay import write_bundle
-from ganpo_core.report import Reporter
+from ganpo_core.report import METRICS, Reporter
 from ganpo_core.soundness import check_reference, check_weights
 from ganpo_core.step import train_step
 
@@ -72,7 +73,7 @@ def _train(run: Run, output: OutputFolder, interrupts: Interrupts, resume: bool,
         return
     check_weights(run)
     if resume:
-        reporter.say(f"resuming after step {start}" if start else "no checkpoint yet: starting from the beginning")
+        reporter.say(f"resuming after step {start}" if start else _beginning(output))
     reporter.write_card()
     reporter.start(start)
 
@@ -88,6 +89,17 @@ def _train(run: Run, output: OutputFolder, interrupts: Interrupts, resume: bool,
         for tracker in run.accelerator.trackers:
             tracker.finish()
     reporter.say(f"finished: {output.path}")
+
+
+def _beginning(output: OutputFolder) -> str:
+    """What a resumed run says that no checkpoint could be taken from."""
+    passed_over = len(step_folders(output.path / CHECKPOINTS))
+    if not passed_over:
+        return "no checkpoint yet: starting from the beginning"
+    return (
+        f"{passed_over} checkpoint{'s' * (passed_over > 1)} passed over, for the reasons above, and none is left: starting "
+        f"from the beginning. {METRICS} starts anew too; a folder in {CHECKPOINTS}/ stays until its step comes again"
+    )
 
 
 def _steps(

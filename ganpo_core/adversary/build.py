@@ -19,6 +19,7 @@ from ganpo_core.adversary.standard import Standard
 from ganpo_core.config import AdversaryPlan, RunConfig
 from ganpo_core.config.run import options_of
 from ganpo_core.errors import ConfigError
+from ganpo_core.randomness import own_devices
 from ganpo_core.schedules import make_scheduler
 from ganpo_core.types import Latents
 
@@ -48,7 +49,7 @@ def build_regularizers(
             regularizers.append(game)
             notes += more
         else:
-            regularizers.append(DirectDistance(plan, max_steps, reduce, gather))
+            regularizers.append(DirectDistance(plan, max_steps, reduce, device, gather))
         if plan.latents.is_standardized:
             regularizers[-1].standard = Standard.measure(reference_latents(plan, PAIRS_MEASURED))
     return regularizers, notes
@@ -132,6 +133,7 @@ def _resolved(plan: AdversaryPlan) -> Iterator[str]:
 @contextmanager
 def _own_randomness(seed: int, name: str) -> Iterator[None]:
     """First weights depend on the seed and the adversary's name, and leave the policy's randomness alone."""
-    with torch.random.fork_rng(devices=[]):
+    # The seed goes to the GPU's generator too.
+    with torch.random.fork_rng(devices=own_devices()):
         torch.manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
         yield

@@ -12,6 +12,7 @@ from ganpo_core.adversary.critic import Critic
 from ganpo_core.adversary.regularizer import SIDES, Reduce
 from ganpo_core.asking import ask
 from ganpo_core.components import Divergence
+from ganpo_core.moments import moments, set_moments
 
 
 class Critics:
@@ -130,8 +131,8 @@ class Critics:
         for side, critic in self.named().items():
             found |= {f"{side}.{name}": tensor for name, tensor in critic.state_dict().items()}
             for name, weight in critic.named_parameters():
-                moments = self.optimizer.state.get(weight, {}) if self.optimizer is not None else {}
-                found |= {f"optimizer.{side}.{name}.{key}": value for key, value in moments.items()}
+                held = moments(self.optimizer, weight) if self.optimizer is not None else {}
+                found |= {f"optimizer.{side}.{name}.{key}": value for key, value in held.items()}
         return found
 
     def state(self) -> dict[str, Any]:
@@ -149,11 +150,7 @@ class Critics:
             if self.optimizer is None:
                 continue
             for name, weight in critic.named_parameters():
-                moments = _under(f"optimizer.{side}.{name}.", tensors)
-                if moments:
-                    self.optimizer.state[weight] = {
-                        key: value if key == "step" else value.to(weight) for key, value in moments.items()
-                    }
+                set_moments(self.optimizer, weight, _under(f"optimizer.{side}.{name}.", tensors))
         if self.optimizer is not None:
             self.scheduler.load_state_dict({**self.scheduler.state_dict(), **schedule})
             for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):

@@ -27,6 +27,7 @@ from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Reduce, Regular
 from ganpo_core.asking import ask, ask_scalar, kind_of, method_name
 from ganpo_core.config import AdversaryPlan
 from ganpo_core.errors import PluginError
+from ganpo_core.schedules import rescale
 from ganpo_core.types import Latents, Scores, TokenMap
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class CriticGame(Regularizer):
     def __init__(
         self, plan: AdversaryPlan, max_steps: int, critics: Critics, means: RunningMeans, reduce: Reduce
     ) -> None:
-        super().__init__(plan, max_steps, reduce)
+        super().__init__(plan, max_steps, reduce, means.values_KG.device)
         config = plan.config
         self.critics = critics
         self.baselines = Baselines(
@@ -277,6 +278,11 @@ class CriticGame(Regularizer):
         means.values_KG = tensors["means"].to(means.values_KG)
         means.started = bool(state["means_started"])
         self.critics.load(tensors, state["schedule"])
+
+    def rescale_schedule(self, factor: float) -> None:
+        """As the base class says, of the critics' schedule."""
+        if self.critics.optimizer is not None:
+            rescale(self.critics.scheduler, self.critics.optimizer, factor)
 
 
 class _ScoresOnly(nn.Module):

@@ -88,8 +88,10 @@ class Totals:
 class Regularizer:
     """One latent regularizer of a run: `weight * penalty`, its gradient given at the policy's latents."""
 
-    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce) -> None:
+    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce, device: torch.device) -> None:
         self.plan = plan
+        self.device = device
+        """Of the latents, and of everything that is kept beside them."""
         self.prefix = "adversary" if plan.name == "latent" else f"adversary/{plan.name}"
         self.step, self.num_micro_batches = 0, 1
         self.standard: Standard | None = None
@@ -100,8 +102,8 @@ class Regularizer:
         self._reduce = reduce
         self._warmup = round(plan.config.weight_warmup_ratio * max_steps)
 
-    def weight(self, step: int) -> float:
-        """Of the penalty at a step counted from 0, before `grad_ratio` lowers it."""
+    def weight(self, step: float) -> float:
+        """Of the penalty at a step counted from 0, or between two, before `grad_ratio` lowers it."""
         growth = min(1.0, step / self._warmup) if self._warmup else 1.0
         return self.plan.config.weight * growth
 
@@ -186,9 +188,12 @@ class Regularizer:
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
-        self._scale = tensors.get("scale")
+        self._scale = tensors["scale"].to(self.device) if "scale" in tensors else None
         if self.standard is not None:
             self.standard = Standard.of_tensors(tensors, self.standard)
+
+    def rescale_schedule(self, factor: float) -> None:
+        """Count the steps so far as `schedules.rescale` does."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Trained modules by name, for the final folder."""
@@ -198,8 +203,10 @@ class Regularizer:
 class DirectDistance(Regularizer):
     """A distance between the latents themselves, the mean (or sum) over chosen and rejected rows."""
 
-    def __init__(self, plan: AdversaryPlan, max_steps: int, reduce: Reduce, gather: Gather) -> None:
-        super().__init__(plan, max_steps, reduce)
+    def __init__(
+        self, plan: AdversaryPlan, max_steps: int, reduce: Reduce, device: torch.device, gather: Gather
+    ) -> None:
+        super().__init__(plan, max_steps, reduce, device)
         self._gather = gather
         self._queues: dict[str, Tensor] = {}
         self._fresh: dict[str, list[Tensor]] = {}
@@ -246,7 +253,7 @@ class DirectDistance(Regularizer):
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         super().load(tensors, state)
-        self._queues = {side: tensors[f"queue.{side}"] for side in SIDES if f"queue.{side}" in tensors}
+        self._queues = {side: tensors[f"queue.{side}"].to(self.device) for side in SIDES if f"queue.{side}" in tensors}
 
 
 def reduce_sides(values: Sequence[Tensor], plan: AdversaryPlan) -> Tensor:

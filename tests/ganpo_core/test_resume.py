@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import ganpo_core
+import ganpo_core.assemble
+import ganpo_core.training
 from ganpo_core.checkpoint import save_tensors
 from ganpo_core.cli.main import make_app
 from ganpo_core.errors import CheckpointError, ConfigError
 from ganpo_core.folders import find_flaw, write_folder
+from ganpo_core.models import load_models
+from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
 
@@ -26,6 +31,7 @@ GAME: dict[str, Any] = {
     "divergence": {"use": "ragan"},
     "discriminator": {"use": "mlp", "hidden_dim": 8},
 }
+QUEUE: dict[str, Any] = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mmd", "queue": 6}}
 TRAINING = {"learning_rate": 1e-3, "max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 2}
 
 
@@ -105,14 +111,19 @@ def test_other_versions_and_another_reference_are_named(key: str, half: dict[str
 
 def resign(folder: Path, state: dict[str, Any]) -> None:
     """Replace state.json, and the manifest with it."""
+    replace(folder, "state.json", lambda path: path.write_text(json.dumps(state)))
+
+
+def replace(folder: Path, name: str, make: Callable[[Path], object]) -> None:
+    """Make a file of a checkpoint again, and the manifest with it."""
     kept = folder.with_name("kept")
     folder.rename(kept)
 
     def write(aside: Path) -> None:
         for path in kept.iterdir():
-            if path.name not in ("manifest.json", "state.json"):
+            if path.name not in ("manifest.json", name):
                 shutil.copy(path, aside)
-        (aside / "state.json").write_text(json.dumps(state))
+        make(aside / name)
 
     write_folder(folder, write, 1)
     shutil.rmtree(kept)
@@ -220,3 +231,147 @@ def test_tensors_are_written_as_they_are_however_they_lie_in_memory(tmp_path: Pa
     found = load_file(tmp_path / "tensors.safetensors")
     assert {name: value.tolist() for name, value in found.items()} == {name: value.tolist() for name, value in given.items()}
     assert found["turned"].shape == (4, 3)
+
+
+def test_a_weight_that_never_had_a_gradient_has_no_moments(
+    tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As what sees has none before the first image: AdamW keeps nothing of it, and the run is resumed bit for bit."""
+
+    def load(*arguments: Any) -> Any:
+        models = load_models(*arguments)
+        models.policy.register_parameter("unused", torch.nn.Parameter(torch.arange(3.0)))
+        return models
+
+    monkeypatch.setattr(ganpo_core.assemble, "load_models", load)
+    run_file = tiny_run(**GAME, training=dict(TRAINING))
+    folder = ganpo_core.train(run_file)
+    last = folder / "checkpoints" / "step-00000004"
+    whole = {path.name: path.read_bytes() for path in last.iterdir()}
+    held = load_file(last / "optimizer.safetensors")
+    assert "lm_head.weight.exp_avg" in held
+    assert not [name for name in held if name.startswith("unused")]
+    undo(folder, 4)
+    ganpo_core.train(run_file, resume=True)
+    assert "resuming after step 2" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in last.iterdir()} == whole
+
+
+def test_moments_of_a_weight_that_is_not_trained_are_refused(
+    half: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(half["output_dir"]) / "checkpoints" / "step-00000002"
+    held = load_file(folder / "optimizer.safetensors")
+    replace(folder, "optimizer.safetensors", lambda path: save_tensors({**held, "nobody.step": torch.ones(())}, path))
+    ganpo_core.train(half, resume=True)
+    assert "holds the moments of nobody, which is no weight that is trained" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_again(
+    half: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(half["output_dir"]) / "checkpoints"
+    shutil.copytree(root / "step-00000002", root / "step-00000003")
+    for folder in root.iterdir():
+        (folder / "policy.safetensors").write_bytes(b"cut")
+    ganpo_core.train(half, resume=True)
+    said = capsys.readouterr().err
+    assert "no checkpoint yet" not in said
+    assert said.count("is not used: policy.safetensors is damaged") == 2
+    assert "2 checkpoints passed over, for the reasons above, and none is left: starting from the beginning" in said
+    assert "metrics.jsonl starts anew too" in said
+
+
+@pytest.mark.parametrize(("size", "more_steps", "pairs"), [(2, 2, 48), (1, 4, 48), (3, 2, 56)])
+def test_an_epoch_ends_with_the_data_whatever_a_step_holds_later(
+    size: int,
+    more_steps: int,
+    pairs: int,
+    tiny_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """48 pairs, 8 a step until step 4; 4 * `size` from then on; the last step borrows what the epoch lacks."""
+    seen: list[tuple[str, int]] = []
+
+    def step(run: Any, window: Any, *arguments: Any) -> int:
+        seen.extend(place for batch in window for place in batch.pair_ids)
+        return train_step(run, window, *arguments)
+
+    monkeypatch.setattr(ganpo_core.training, "train_step", step)
+    critics = {"learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "weight_warmup_ratio": 1.0}
+    training = {
+        "learning_rate": 1e-3, "num_train_epochs": 1.0, "lr_scheduler_type": "linear", "warmup_ratio": 0.0,
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 1, "logging_steps": 1,
+        "save_total_limit": None,
+    }
+    run_file = tiny_run(**GAME, adversary={"weight": 1.0, **critics}, training=training)
+    folder = ganpo_core.train(run_file)
+    assert sorted(seen) == sorted({*seen})
+    assert len(seen) == 48
+    undo(folder, 5, 6)
+    del seen[32:]
+
+    training["gradient_accumulation_steps"] = size
+    allow = [] if size == 2 else ["training.gradient_accumulation_steps"]
+    capsys.readouterr()
+    ganpo_core.train(run_file, resume=True, allow=allow)
+    said = capsys.readouterr().err
+    assert ("a step held 8 pairs and holds" in said) == (size != 2)
+    last = 4 + more_steps
+    assert (f"max_steps was 6 and is {last}" in said) == (last != 6)
+    assert len(seen) == pairs
+    assert sorted(seen[:48]) == sorted({*seen})  # the next epoch's are pairs of this one
+
+    # Linear schedules without warm-up are the share of the data that is left, the adversary's weight the share before.
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, last + 1))
+    shares = [(8 * step if step <= 4 else 32 + 4 * size * (step - 4)) / 48 for step in range(last + 1)]
+    assert [line["epoch"] for line in lines] == pytest.approx(shares[1:])
+    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3 * max(0, 1 - share) for share in shares[1:]])
+    assert [line["adversary/weight"] for line in lines] == pytest.approx([min(1.0, share) for share in shares[:-1]])
+    state = json.loads((folder / "checkpoints" / f"step-{last:08d}" / "state.json").read_text())
+    assert state["adversary"]["latent"]["schedule"]["_last_lr"] == pytest.approx([0.0], abs=1e-18)
+
+    # The changed run is a run of its own: resumed once more it needs no permission, and is the same bit for bit.
+    whole = {path.name: path.read_bytes() for path in (folder / "checkpoints" / f"step-{last:08d}").iterdir()}
+    undo(folder, last)
+    ganpo_core.train(run_file, resume=True)
+    assert f"resuming after step {last - 1}" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints" / f"step-{last:08d}").iterdir()} == whole
+
+
+def test_checkpoints_that_compare_the_number_of_steps_are_read(half: dict[str, Any]) -> None:
+    """As they were written before it was found to follow from what else is compared."""
+    folder = Path(half["output_dir"]) / "checkpoints" / "step-00000002"
+    state = json.loads((folder / "state.json").read_text())
+    state["identity"]["max_steps"] = state.pop("max_steps")
+    resign(folder, state)
+    half["training"]["max_steps"] = 3
+    with pytest.raises(CheckpointError, match=r"Changed: training\.max_steps: was 4, is 3\. Undo"):
+        ganpo_core.train(half, resume=True)
+    assert (ganpo_core.train(half, resume=True, allow=["training.max_steps"]) / "checkpoints" / "step-00000003").is_dir()
+
+
+def test_a_fixed_number_of_steps_stays_whatever_a_step_holds_later(half: dict[str, Any]) -> None:
+    """`max_steps` counts steps, and so do its schedules: half of a cosine is behind step 2 of 4 all the same."""
+    half["training"] |= {"gradient_accumulation_steps": 2, "logging_steps": 1, "warmup_ratio": 0.0}
+    keys = ["training.gradient_accumulation_steps", "training.warmup_ratio"]
+    folder = ganpo_core.train(half, resume=True, allow=keys)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["learning_rate"] for line in lines}
+    assert rates == pytest.approx({3: 1e-3 * (1 + math.cos(math.pi * 3 / 4)) / 2, 4: 0.0}, abs=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("sections", [QUEUE, GAME], ids=["queue", "critics"])
+def test_a_run_is_resumed_on_a_gpu(sections: dict[str, Any], tiny_run: MakeRun) -> None:
+    """With the default optimizer, which is fused. The steps after are equal but for the order of the GPU's sums: a moment
+    that were lost would show at the size of the learning rate, 1e-3."""
+    run_file = tiny_run(**sections, adversary={"weight_mode": "grad_ratio", "grad_ratio": 0.1}, training=dict(TRAINING))
+    folder = ganpo_core.train(run_file)
+    whole = load_file(folder / "policy" / "model.safetensors")
+    undo(folder, 4)
+    ganpo_core.train(run_file, resume=True)
+    torch.testing.assert_close(load_file(folder / "policy" / "model.safetensors"), whole, rtol=0, atol=2e-5)
