@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -42,7 +43,7 @@ from ganpo_core.image_latents import prepare_image_latents
 from ganpo_core.latents import read_latents, read_sources
 from ganpo_core.models import Models, context_length, load_models, load_processor, load_tokenizer
 from ganpo_core.optimizers import make_optimizer
-from ganpo_core.parallel import parallelize
+from ganpo_core.parallel import gather_parts, parallelize, sum_over_processes
 from ganpo_core.randomness import seed_all
 from ganpo_core.schedules import make_scheduler
 from ganpo_core.types import Latents
@@ -52,6 +53,11 @@ from ganpo_core.weights import bit_sums, frozen_weights
 
 class KnownReference(Protocol):
     """What knows the reference's log-probabilities."""
+
+    fingerprint: str | None
+    """Of the reference's weights."""
+    tolerance: float
+    """Nats by which a token's value may differ from what the reference says of it now."""
 
     def add_to(self, batch: PairBatch, pairs: Sequence[TokenPair]) -> PairBatch:
         """The batch with `reference` filled in."""
@@ -160,17 +166,14 @@ class Run:
         """Any pairs as a batch on the device."""
         return collate(pairs, self.models.tokenizer.pad_token_id, self.plan.packing).to(self.models.device)
 
-    def gather_own_first(self, tensor: Tensor) -> Tensor:
-        """A one-dimensional tensor of every process, joined, this process's part first."""
-        with self.watchdog.phase("gather"):
-            joined: Tensor = self.accelerator.gather(tensor)
-        return joined.roll(-self.accelerator.process_index * len(tensor))
+    def gather_own_first(self, rows: Tensor) -> Tensor:
+        """Rows of every process, any number of each, joined, this process's first."""
+        parts, own = gather_parts(self.accelerator, self.watchdog, rows), self.accelerator.process_index
+        return torch.cat([*parts[own:], *parts[:own]])
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         """Add a tensor up over all processes."""
-        with self.watchdog.phase("reduce"):
-            total: Tensor = self.accelerator.reduce(tensor, reduction="sum")
-        return total
+        return sum_over_processes(self.accelerator, self.watchdog, tensor)
 
 
 def pairs_per_step(training: TrainingConfig, num_processes: int) -> int:
@@ -241,17 +244,6 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
         accelerator.wait_for_everyone,
     )
 
-    def sum_over_processes(tensor: Tensor) -> Tensor:
-        with watchdog.phase("reduce"):
-            total: Tensor = accelerator.reduce(tensor, reduction="sum")
-        return total
-
-    def gather_rows(rows: Tensor) -> Tensor:
-        counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
-        joined = accelerator.gather(accelerator.pad_across_processes(rows, dim=0))
-        parts = joined.chunk(accelerator.num_processes)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
     prepare_image_latents(config, models, pairs)
     regularizers, notes = build_regularizers(
         config,
@@ -259,8 +251,8 @@ def assemble(config: RunConfig, accelerator: Accelerator, pairs: PairDataset | N
         models.dtype,
         models.device,
         max_steps,
-        sum_over_processes,
-        gather_rows,
+        partial(sum_over_processes, accelerator, watchdog),
+        lambda rows: torch.cat(gather_parts(accelerator, watchdog, rows)),
     )
     check_training(config, models)
     plan, plan_notes = plan_passes(

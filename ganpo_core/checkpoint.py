@@ -72,7 +72,7 @@ def save_checkpoint(run: Run, output: OutputFolder, step: int, metrics: MetricSu
             "randomness": randomnesses,
             "identity": who,
         }
-        tensors["data"] = {"digests": torch.from_numpy(run.pairs.digests)}
+        tensors["data"] = {name: torch.from_numpy(own) for name, own in run.pairs.digests.items()}
         text = json.dumps(state)
 
         def write(folder: Path) -> None:
@@ -217,7 +217,8 @@ def _load(
     same = state["num_processes"] == world
     rows = []
     if state["identity"].get("data") != current["data"]:
-        rows = compare_rows(state["sources"], saved.tensors["data"]["digests"].tolist(), run.pairs)
+        digests = {name: own.numpy() for name, own in saved.tensors["data"].items()}
+        rows = compare_rows(state["sources"], digests, run.pairs)
     try:
         for line in check_identity(state["identity"], current, allowed, same, rows):
             say(line)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable, Collection
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -48,6 +49,30 @@ def write_folder(folder: Path, write: Callable[[Path], None], needed: int) -> No
             f"{folder}: cannot be written: {_reason(error)}; it needs {needed:,} bytes, {_free(folder)} are free there. "
             "What was saved before is untouched: make room, then continue with --resume"
         ) from error
+
+
+def share_folder(folder: Path, write: Callable[[Path], None], needed: int, required: Collection[str]) -> None:
+    """As `write_folder`, where other runs may be writing the same: what stands there and verifies stays, whoever wrote it.
+
+    Needs a name that says what the folder holds. What a killed process leaves beside it ends in HOST-PID.
+    """
+    if find_flaw(folder, required) is None:
+        return
+    own = _beside(folder, f".{socket.gethostname()}-{os.getpid()}")
+    damaged = _beside(own, REPLACED)
+    write_folder(own, write, needed)
+    try:
+        if folder.exists() and find_flaw(folder, required):
+            folder.rename(damaged)
+        # Fails where another run has put a folder there in the meantime, which is as good.
+        own.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        if flaw := find_flaw(folder, required):
+            raise CheckpointError(f"{folder}: cannot be put in place: {_reason(error)}; what stands there: {flaw}") from error
+    finally:
+        for leftover in (own, damaged):
+            _remove(leftover)
 
 
 def find_flaw(folder: Path, required: Collection[str] = ()) -> str | None:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ganpo_core.assemble import Run
 from ganpo_core.config.run import flatten
@@ -38,13 +39,12 @@ def identity(run: Run) -> dict[str, Any]:
     settings = {
         key: value for key, value in flatten(run.config.resolved) if not any(_under(key, free) for free in FREE_TO_CHANGE)
     }
-    moving = run.config.training.sync_reference is not None
     return {
         "settings": settings,
         "plugins": {name: provider.version for name, provider in run.config.plugins.providers.items()},
         "packages": {name: version(name) for name in ("torch", "transformers")},
         "data": run.pairs.fingerprint(),
-        "reference": None if moving else fingerprint(run.models, run.sum_over_processes),
+        "reference": _reference(run),
     }
 
 
@@ -79,28 +79,42 @@ def check_identity(
         )
 
 
-def compare_rows(saved: Mapping[str, Any], digests: Sequence[int], pairs: PairDataset) -> list[str]:
-    """Which rows are no longer what they were, in words; `saved` are the sources with their numbers of pairs."""
+def compare_rows(saved: Mapping[str, Any], digests: Mapping[str, NDArray[np.int64]], pairs: PairDataset) -> list[str]:
+    """Which rows are no longer what they were, in words.
+
+    `saved` are the sources with their numbers of pairs, `digests` those of `PairDataset.digests`.
+    """
     sources = dict(zip(pairs.sources, pairs.counts, strict=True))
     lines = [f"source {name} is gone" for name in saved if name not in sources]
     lines += [f"source {name} is new" for name in sources if name not in saved]
-    before, now, start = np.asarray(digests), pairs.digests, 0
+    start = 0
     for name, count in saved.items():
-        theirs = before[start : start + count]
+        theirs = slice(start, start + count)
         start += count
         if name not in sources:
             continue
         first = sum(list(sources.values())[: list(sources).index(name)])
-        ours = now[first : first + sources[name]]
-        if len(ours) != len(theirs):
-            lines.append(f"{name} gave {len(theirs)} pairs and gives {len(ours)}")
-        shared = min(len(ours), len(theirs))
-        different = np.flatnonzero(ours[:shared] != theirs[:shared])
-        if len(different):
-            rows = ", ".join(str(pairs[first + int(index)].row) for index in different[:5])
-            more = f" and {len(different) - 5} more" if len(different) > 5 else ""
-            lines.append(f"{name}: changed in row {rows}{more}")
+        if sources[name] != count:
+            lines.append(f"{name} gave {count} pairs and gives {sources[name]}")
+        shared = min(sources[name], count)
+        for part, now in pairs.digests.items():
+            if part not in digests:  # a checkpoint of 0.1.0 holds those of tokens alone
+                continue
+            different = np.flatnonzero(now[first : first + shared] != digests[part][theirs][:shared])
+            if len(different):
+                rows = ", ".join(str(pairs[first + int(index)].row) for index in different[:5])
+                more = f" and {len(different) - 5} more" if len(different) > 5 else ""
+                lines.append(f"{name}: {part} changed in row {rows}{more}")
     return lines or ["the order of the sources"]
+
+
+def _reference(run: Run) -> str | None:
+    """What tells the reference from another one; None where it moves."""
+    if run.config.training.sync_reference is not None:
+        return None
+    # Its weights may be gone where its values are kept.
+    kept = run.reference_cache
+    return fingerprint(run.models, run.sum_over_processes) if kept is None else kept.fingerprint
 
 
 def _by_name(identity: Mapping[str, Any]) -> dict[str, Any]:

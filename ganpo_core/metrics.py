@@ -44,10 +44,6 @@ class MetricSums:
             result[key] = total / max(self.steps, 1) if per_step else total / max(count, 1.0)
         return result
 
-    def is_finite(self, name: str) -> bool:
-        """Whether everything added under `name` on this process was a number; waits for the device."""
-        return name not in self.sums or bool(self.sums[name].isfinite().all())
-
     def clear(self) -> None:
         """Start the next interval."""
         self.sums = {}

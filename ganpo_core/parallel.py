@@ -21,7 +21,7 @@ from ganpo_core.embedding import share_tied_gradient
 from ganpo_core.errors import CheckpointError, ConfigError, GanpoError, Stop
 from ganpo_core.models import Models
 from ganpo_core.vision import seeing_weights
-from ganpo_core.watchdog import DEFAULT
+from ganpo_core.watchdog import DEFAULT, Watchdog
 
 OTHER_ENGINES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -168,6 +168,24 @@ def broadcast(values: list[Any]) -> list[Any]:
     """Plain data of the main process, on every process."""
     found: list[Any] = broadcast_object_list(values)
     return found
+
+
+def sum_over_processes(accelerator: Accelerator, watchdog: Watchdog, tensor: Tensor) -> Tensor:
+    """Add a tensor up over all processes."""
+    with watchdog.phase("reduce"):
+        total: Tensor = accelerator.reduce(tensor, reduction="sum")
+    return total
+
+
+def gather_parts(accelerator: Accelerator, watchdog: Watchdog, rows: Tensor) -> list[Tensor]:
+    """The rows of each process, in the order of the processes; each may have any number of them."""
+    if accelerator.num_processes == 1:
+        return [rows]
+    with watchdog.phase("gather"):
+        counts = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        joined = accelerator.gather(accelerator.pad_across_processes(rows, dim=0))
+    parts = joined.chunk(accelerator.num_processes)
+    return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
 
 def whole(tensor: Tensor) -> Tensor:

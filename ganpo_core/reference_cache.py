@@ -6,12 +6,13 @@ A pair's values do not depend on the run, so runs of other seeds, objectives and
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -19,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch, TokenPair
 from ganpo_core.errors import CheckpointError, ConfigError, TrainingError
-from ganpo_core.folders import find_flaw, write_folder
+from ganpo_core.folders import find_flaw, share_folder
 from ganpo_core.step import reference_pass
 from ganpo_core.weights import fingerprint
 
@@ -35,9 +36,9 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
 class ReferenceCache:
     """What is known of the rows, and how a batch is given it."""
 
-    def __init__(self, logps: dict[str, Tensor]) -> None:
-        """`logps` are [chosen + rejected tokens], by `row_key`."""
-        self.logps = logps
+    def __init__(self, logps: dict[str, Tensor], fingerprint: str | None, tolerance: float) -> None:
+        """`logps` are [chosen + rejected tokens], by `row_key`; the rest as in KnownReference."""
+        self.logps, self.fingerprint, self.tolerance = logps, fingerprint, tolerance
 
     def add_to(self, batch: PairBatch, pairs: Sequence[TokenPair]) -> PairBatch:
         """The batch with the reference's log-probabilities of its response tokens."""
@@ -59,7 +60,8 @@ def row_key(pair: TokenPair) -> str:
 def use_reference_cache(run: Run, say: Callable[[str], None]) -> None:
     """Compute what is missing, check some of what is there, and let go of the reference's weights; collective.
 
-    Raises TrainingError where values on the disk are not this reference's, ConfigError for a model that sees.
+    Raises TrainingError where values on the disk are not this reference's, ConfigError for a model that sees, and
+    CheckpointError where what was computed cannot be kept or is not found again.
     """
     root = run.config.training.reference_cache
     if root is None:
@@ -67,25 +69,40 @@ def use_reference_cache(run: Run, say: Callable[[str], None]) -> None:
     if run.models.processor is not None:
         # Two rows with the same words and other images have the same tokens.
         raise ConfigError("training.reference_cache: values are kept by tokens, and this model reads images too; remove it")
-    identity = f"{fingerprint(run.models, run.sum_over_processes)} {run.models.dtype}"
-    folder = Path(root) / sha256(identity.encode()).hexdigest()[:32]
+    reference, tolerance = fingerprint(run.models, run.sum_over_processes), TOLERANCE[run.models.dtype]
+    folder = Path(root) / sha256(f"{reference} {run.models.dtype}".encode()).hexdigest()[:32]
     wanted: dict[str, TokenPair] = {}
     for pairs in (run.pairs, *([] if run.evaluation is None else [run.evaluation])):
         wanted |= {row_key(pair): pair for pair in pairs}
     known = _read(folder, say)
-    missing = {key: pair for key, pair in wanted.items() if key not in known}
+    # Other runs may add parts while the processes of this one read: what one of them lacks is computed by all.
+    missing = {key: wanted[key] for key in _lacking_anywhere(run, wanted, known)}
     run.accelerator.wait_for_everyone()  # nobody writes while somebody reads
-    kept = [key for key in wanted if key in known]
+    kept = [key for key in wanted if key not in missing]
     say(f"reference cache: {len(kept)} of {len(wanted)} rows are in {folder}")
-    _check(run, {key: wanted[key] for key in kept[:NUM_CHECKED]}, known, folder)
-    for number, part in enumerate(_compute(run, missing)):
-        _write(part, folder / f"part-{min(part)[:16]}-{run.accelerator.process_index}-{number}")
+    _check(run, {key: wanted[key] for key in kept[:NUM_CHECKED]}, known, folder, tolerance)
+    for part in _compute(run, missing):
+        _write(part, folder)
     run.accelerator.wait_for_everyone()
-    known = _read(folder, say) if missing else known
-    run.reference_cache = ReferenceCache({key: known[key] for key in wanted})
+    if missing:
+        known |= _read(folder, say)
+    if lost := _lacking_anywhere(run, wanted, known):
+        raise CheckpointError(
+            f"training.reference_cache: {len(lost)} of {len(wanted)} rows are not found again in {folder} after they were "
+            "written: processes on other machines write to folders of their own, or somebody deletes parts. Name a folder "
+            "that all processes share, and start again"
+        )
+    run.reference_cache = ReferenceCache({key: known[key] for key in wanted}, reference, tolerance)
     # An adapter's reference is the policy itself: there is nothing to let go.
     if run.models.reference is not None:
         run.models.reference, run.reference_sums = None, None
+
+
+def _lacking_anywhere(run: Run, wanted: Mapping[str, TokenPair], known: Mapping[str, Tensor]) -> list[str]:
+    """The rows that some process does not know: the same on all of them, so that all make equally many passes."""
+    lacking = torch.tensor([key not in known for key in wanted], dtype=torch.float64, device=run.models.device)
+    found = run.sum_over_processes(lacking).tolist()
+    return [key for key, count in zip(wanted, found, strict=True) if count]
 
 
 def _compute(run: Run, missing: dict[str, TokenPair]) -> Iterator[dict[str, Tensor]]:
@@ -116,11 +133,11 @@ def _logps(run: Run, pairs: Sequence[TokenPair]) -> list[Tensor]:
     ]
 
 
-def _check(run: Run, rows: dict[str, TokenPair], known: dict[str, Tensor], folder: Path) -> None:
+def _check(run: Run, rows: dict[str, TokenPair], known: dict[str, Tensor], folder: Path, tolerance: float) -> None:
     gaps = torch.zeros(1, dtype=torch.float64, device=run.models.device)
     for key, pair in rows.items():
         # Not `>`: a value that is no number is no value of the reference either.
-        gaps += (~((_logps(run, [pair])[0] - known[key]).abs().amax() <= TOLERANCE[run.models.dtype])).to(gaps)
+        gaps += (~((_logps(run, [pair])[0] - known[key]).abs().amax() <= tolerance)).to(gaps)
     if float(run.sum_over_processes(gaps)):
         raise TrainingError(
             f"training.reference_cache: values in {folder} are not those of this reference, though its weights have the "
@@ -132,18 +149,23 @@ def _read(folder: Path, say: Callable[[str], None]) -> dict[str, Tensor]:
     known: dict[str, Tensor] = {}
     for part in sorted(folder.glob("part-*")):
         if part.suffix:
-            continue  # of a process that died while it wrote
-        if flaw := find_flaw(part, (VALUES,)):
+            continue  # of a process that writes, or died while it wrote
+        flaw = find_flaw(part, (VALUES,))
+        try:
+            known |= {} if flaw else load_file(part / VALUES)
+        except (OSError, SafetensorError) as error:
+            flaw = f"it cannot be read ({error})"
+        if flaw:
             say(f"reference cache: {part} is not used: {flaw}; its rows are computed again")
-            continue
-        known |= load_file(part / VALUES)
     return known
 
 
 def _write(part: dict[str, Tensor], folder: Path) -> None:
+    """Under a name that says which rows it holds: a part that another run wrote under that name is the same one."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"training.reference_cache: {folder.parent} cannot be made: {error}") from error
+        raise CheckpointError(f"training.reference_cache: {folder} cannot be made: {error}") from error
     size = sum(values.numel() * values.element_size() + 128 for values in part.values())
-    write_folder(folder, lambda aside: save_file(part, aside / VALUES), size)
+    name = f"part-{sha256(' '.join(sorted(part)).encode()).hexdigest()[:32]}"
+    share_folder(folder / name, lambda aside: save_file(part, aside / VALUES), size, (VALUES,))

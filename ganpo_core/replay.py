@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from ganpo_core.assemble import Run, assemble
 from ganpo_core.checkpoint import gather_weights, load_state, save_tensors, size_of
 from ganpo_core.config import load_run
-from ganpo_core.data import PairDataset, PairOrder, TokenPair
+from ganpo_core.data import PairDataset, PairOrder
+from ganpo_core.data.flaws import RowError
+from ganpo_core.data.kept import from_plain, to_plain
 from ganpo_core.errors import CheckpointError, NotFiniteError
 from ganpo_core.folders import find_flaw, step_name, write_folder
 from ganpo_core.metrics import MetricSums
@@ -28,6 +30,8 @@ from ganpo_core.weights import not_finite
 
 FOLDER = "replay"
 BUNDLE = "bundle.json"
+IMAGES = "images.safetensors"
+"""What the model is given of the pairs' images; absent where they have none."""
 FILES = (BUNDLE, "pairs.json", "policy.safetensors", "adversary.safetensors", "frozen.safetensors")
 MOST_ROWS = 256
 """Rows that are run one by one to find the one at fault."""
@@ -54,8 +58,11 @@ class Replayed:
 
 def write_bundle(
     run: Run, step: int, before: Mapping[str, Any], error: NotFiniteError, say: Callable[[str], None]
-) -> Path:
-    """Write the bundle of a step counted from 0 that was stopped; collective. Returns its folder, under output_dir."""
+) -> Path | None:
+    """Write the bundle of a step counted from 0 that was stopped; collective.
+
+    Returns its folder, under output_dir; None where it cannot be written, which is said.
+    """
     folder = run.config.output_dir / FOLDER / step_name(step + 1)
     tensors = gather_weights(run)
     held = {**run.models.weights(), **run.models.computed()}
@@ -64,7 +71,12 @@ def write_bundle(
     def write_all() -> None:
         indices = run.order.indices(run.place(step), run.pairs_per_step + 1)
         # A dataset holds its sources one after the other; the order of the step is kept beside it.
-        kept = sorted(set(indices))
+        # Latents of images want an image to begin with, and a step may be without one.
+        kept = sorted({*indices, *run.pairs.with_images[:1]})
+        try:
+            pairs, images = to_plain([run.pairs[index] for index in kept])
+        except RowError as flaw:
+            raise CheckpointError(f"{folder}: an image of the step cannot be read again: {flaw.detail}") from flaw
         bundle = {
             "step": step,
             "found": error.found,
@@ -79,21 +91,23 @@ def write_bundle(
             "randomness": as_plain(before),
             "run": dict(run.config.resolved),
         }
-        texts = {BUNDLE: json.dumps(bundle), "pairs.json": json.dumps([_plain(run.pairs[index]) for index in kept])}
+        texts = {BUNDLE: json.dumps(bundle), "pairs.json": json.dumps(pairs)}
+        files = {**tensors, "frozen": frozen, **({Path(IMAGES).stem: images} if images else {})}
 
         def write(aside: Path) -> None:
-            for name, own in {**tensors, "frozen": frozen}.items():
+            for name, own in files.items():
                 save_tensors(own, aside / f"{name}.safetensors")
             for name, text in texts.items():
                 (aside / name).write_text(text, encoding="utf-8")
 
-        write_folder(folder, write, size_of(tensors) + sum(map(len, texts.values())))
+        write_folder(folder, write, size_of(files) + sum(map(len, texts.values())))
 
     try:
         on_main(run.accelerator, write_all)
     except CheckpointError as failure:
         # What stopped the run matters more than its bundle: say why there is none, and let the first error stand.
         say(f"no replay bundle: {failure}")
+        return None
     return folder
 
 
@@ -102,7 +116,8 @@ def replay(folder: Path) -> Replayed:
     if flaw := find_flaw(folder, FILES):
         raise CheckpointError(f"{folder}: is no replay bundle that can be trusted: {flaw}")
     bundle = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
-    pairs = PairDataset(TokenPair(**pair) for pair in json.loads((folder / "pairs.json").read_text(encoding="utf-8")))
+    images = load_file(folder / IMAGES) if (folder / IMAGES).exists() else {}
+    pairs = PairDataset(from_plain(json.loads((folder / "pairs.json").read_text(encoding="utf-8")), images))
     settings = bundle["run"]["training"]
     config = load_run(
         bundle["run"],
@@ -212,14 +227,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:
             yield from _tensors(getattr(value, name))
-
-
-def _plain(pair: TokenPair) -> dict[str, Any]:
-    return {
-        "prompt": list(pair.prompt),
-        "chosen": list(pair.chosen),
-        "rejected": list(pair.rejected),
-        "source": pair.source,
-        "row": pair.row,
-        "preference": pair.preference,
-    }

@@ -119,18 +119,17 @@ def check_start(run: Run, policy: Pass, reference: Pass) -> None:
     """Policy and reference are the same model before the first update, unless the file names another reference."""
     if policy.logps is None or reference.logps is None or run.config.model.reference or not run.config.model.disable_dropout:
         return
-    gaps = [
-        (mine.total.detach() - theirs.total).abs().max()
-        for mine, theirs in (
-            (policy.logps.chosen, reference.logps.chosen),
-            (policy.logps.rejected, reference.logps.rejected),
-        )
-    ]
-    gap = float(torch.stack(gaps).max())
-    if gap > START_GAP:
+    # Kept values may be those of another batch, so the policy's may differ from them by as much again.
+    kept = run.reference_cache
+    slack = 0.0 if kept is None else kept.tolerance
+    sides = ((policy.logps.chosen, reference.logps.chosen), (policy.logps.rejected, reference.logps.rejected))
+    gaps = torch.stack([(mine.total.detach() - theirs.total).abs() for mine, theirs in sides])
+    allowed = START_GAP + slack * torch.stack([mine.length for mine, _ in sides])
+    if float((gaps - allowed).max()) > 0:
         raise TrainingError(
-            f"policy and reference differ by {gap:.3g} nats on a response before the first update; they should be the "
-            "same model. If another anchor is meant, name it with model.reference"
+            f"policy and reference differ by {float(gaps.max()):.3g} nats on a response before the first update; they should "
+            "be the same model. If another anchor is meant, name it with model.reference"
+            + ("" if kept is None else "; if not, delete the folder of training.reference_cache, whose values may be damaged")
         )
 
 

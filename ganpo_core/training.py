@@ -122,6 +122,8 @@ def _step(run: Run, step: int, metrics: MetricSums, interrupts: Interrupts, repo
         stop = train_step(run, run.window(step), step, metrics, lambda: interrupts.number)
     except NotFiniteError as error:
         folder = write_bundle(run, step, before, error, reporter.say)
+        if folder is None:
+            raise
         raise NotFiniteError(f"{error}. Reproduce it with `ganpo replay {folder}`", error.found, error.rows) from error
     # Alone, nobody else must agree: a signal that came during the update counts too.
     return stop or (interrupts.number if run.accelerator.num_processes == 1 else 0)

@@ -141,8 +141,17 @@ class PairDataset(Sequence[TokenPair]):
         return (self[i] for i in range(len(self)))
 
     @cached_property
-    def digests(self) -> NDArray[np.int64]:
-        """[pairs], of the tokens of each pair: two pairs that differ in a token or a length differ here."""
+    def digests(self) -> dict[str, NDArray[np.int64]]:
+        """[pairs] each, by what they tell apart: `tokens`, where two pairs that differ in a token or a length differ,
+        `preferences`, and `images`."""
+        seen = [hashlib.sha256(b"" if images is None else images.digest).digest() for images in self.images]
+        return {
+            "tokens": self._token_digests(),
+            "preferences": self._preferences.view(np.int64),
+            "images": np.array([int.from_bytes(own[:8], "little", signed=True) for own in seen], dtype=np.int64),
+        }
+
+    def _token_digests(self) -> NDArray[np.int64]:
         # A random multiplier per place makes the sum depend on the order; integers wrap, so it is exact anywhere.
         draw = np.random.default_rng(0)
         places = draw.integers(1, 2**63, size=int(np.diff(self._starts).max(initial=0)), dtype=np.uint64) | np.uint64(1)
@@ -155,7 +164,7 @@ class PairDataset(Sequence[TokenPair]):
         return sums.view(np.int64)
 
     def fingerprint(self) -> str:
-        """sha256 over all token ids, lengths and images: equal where two datasets hold the same tokens in the same order."""
+        """sha256 over token ids, lengths, preferences and images: equal where two datasets hold the same in the same order."""
         digest = hashlib.sha256()
         for values in (self._lengths, self._tokens):
             digest.update(np.ascontiguousarray(values, dtype="<i4").tobytes())

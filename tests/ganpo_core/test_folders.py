@@ -14,7 +14,7 @@ import pytest
 
 from ganpo_core import folders
 from ganpo_core.errors import CheckpointError
-from ganpo_core.folders import find_flaw, rotate, step_folders, step_name, sweep, write_folder, write_text
+from ganpo_core.folders import find_flaw, rotate, share_folder, step_folders, step_name, sweep, write_folder, write_text
 
 
 class Killed(BaseException):
@@ -181,3 +181,25 @@ def test_a_text_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Killed):
         write_text(tmp_path / "run.yaml", "new")
     assert (tmp_path / "run.yaml").read_text() == "old"
+
+
+def test_a_shared_folder_that_verifies_stays_whoever_wrote_it(root: Path) -> None:
+    folder = root / "part"
+
+    def write(aside: Path) -> None:
+        # Another run is faster.
+        share_folder_of_another(folder)
+        (aside / "a").write_text("mine")
+
+    share_folder(folder, write, 1, ("a",))
+    assert (folder / "a").read_text() == "theirs" and find_flaw(folder, ("a",)) is None
+    share_folder(folder, lambda aside: pytest.fail("written again"), 1, ("a",))
+    (folder / "a").write_text("damaged")
+    share_folder(folder, fill(a="mine"), 1, ("a",))
+    assert (folder / "a").read_text() == "mine" and find_flaw(folder, ("a",)) is None
+    assert [path.name for path in root.iterdir() if path.name.startswith("part")] == ["part"]
+
+
+def share_folder_of_another(folder: Path) -> None:
+    write_folder(folder.with_name("theirs"), fill(a="theirs"), 1)
+    folder.with_name("theirs").rename(folder)

@@ -100,6 +100,49 @@ def test_what_a_pair_must_know_of_the_others_comes_from_all_processes(
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-6, atol=1e-9, msg=f"{name}: {key}")
 
 
+UNEQUAL = """\
+from dataclasses import dataclass, replace
+from ganpo_core import Objective, component, hookimpl
+
+@dataclass(frozen=True)
+class Unequal(Objective):
+    batch_statistics = {"long": "micro_batch", "every": "micro_batch"}
+
+    def batch_values(self, policy, reference):
+        margins = policy.chosen.total - reference.chosen.total + policy.chosen.length
+        return {"long": margins[policy.chosen.length > 6], "every": margins}
+
+    def loss(self, policy, reference):
+        found = component("objective", "dpo").loss(policy, reference)
+        every, own = policy.batch["every"], policy.chosen.total - reference.chosen.total + policy.chosen.length
+        assert (every[: len(own)] - own).abs().max() < 1e-9
+        distance = own - policy.batch["long"].sum() / max(len(policy.batch["long"]), 1)
+        return replace(found, per_pair=found.per_pair + 0.1 * distance**2)
+
+@hookimpl
+def ganpo_objectives():
+    return {"unequal": Unequal}
+"""
+
+
+def test_processes_may_give_unlike_numbers_of_values(tiny_run: MakeRun, tmp_path: Path) -> None:
+    """The margins of long responses, of which a micro-batch has any number; and of all, this process's first."""
+    (tmp_path / "unequal.py").write_text(UNEQUAL)
+    options = {"learning_rate": 1e-2, "max_steps": 3, "save_steps": None}
+    one = tiny_run(
+        model={"path": tiny_run()["model"]["path"], "dtype": "float64"},
+        objective={"use": "unequal"},
+        plugins=[str(tmp_path / "unequal.py")],
+        training={**options, "per_device_train_batch_size": 4},
+    )
+    alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
+    split = {**options, "per_device_train_batch_size": 2}
+    launch({**one, "training": split, "output_dir": str(tmp_path / "two")}, tmp_path / "two.yaml")
+    ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (alone, tmp_path / "two"))
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-6, atol=1e-9, msg=key)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
 def test_shared_rows_in_two_processes_are_padded_rows_in_one(
@@ -132,7 +175,7 @@ def test_two_processes_share_the_work_of_a_reference_cache_and_one_finds_it(tiny
     two = {"per_device_train_batch_size": 3, "parallelism": "fsdp2"}
     launch(tiny_run(model=model, training={**training, **two}), tmp_path / "two.yaml")
     parts = list((tmp_path / "cache").glob("*/part-*"))
-    assert sorted(part.name.split("-")[2] for part in parts) == ["0", "1"]
+    assert [len(load_file(part / "logps.safetensors")) for part in parts] == [24, 24]
     one = tiny_run(model=model, training={**training, "per_device_train_batch_size": 6}, output_dir=str(tmp_path / "one"))
     alone = ganpo_core.train(one)
     assert sorted((tmp_path / "cache").glob("*/part-*")) == sorted(parts)

@@ -6,12 +6,14 @@ import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import ganpo_core
+from ganpo_core import folders
 from ganpo_core.cli.main import make_app
 from ganpo_core.errors import CheckpointError, NotFiniteError
 from ganpo_core.replay import replay
@@ -71,6 +73,18 @@ def test_a_bundle_holds_nothing_that_runs_and_nothing_of_the_environment(
 ) -> None:
     assert {path.suffix for path in stopped.iterdir()} == {".json", ".safetensors"}
     assert "HF_HUB_OFFLINE" not in "".join(path.read_text() for path in stopped.glob("*.json"))
+
+
+def test_where_no_bundle_can_be_written_none_is_named(
+    tiny_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "spoil.py").write_text(SPOIL.replace("> 18", "> 0"))
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(NotFiniteError, match=r"step 1: .* is not finite") as stopped:
+        ganpo_core.train(tiny_run(objective={"use": "spoilt"}, plugins=[str(tmp_path / "spoil.py")]))
+    assert "ganpo replay" not in str(stopped.value)
+    assert "no replay bundle: " in capsys.readouterr().err
+    assert not list((tmp_path / "out" / "replay").glob("*"))
 
 
 def test_a_damaged_bundle_is_refused(stopped: Path) -> None:

@@ -55,11 +55,23 @@ def test_a_changed_row_is_named(half: dict[str, Any]) -> None:
     lines = path.read_text().splitlines()
     lines[16] = json.dumps({"prompt": "<bos> w1", "chosen": " w2 w3", "rejected": " w4"})
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(CheckpointError, match=r"Changed: data: pairs\.jsonl: changed in row 17\. .*--allow KEY"):
+    with pytest.raises(CheckpointError, match=r"Changed: data: pairs\.jsonl: tokens changed in row 17\. .*--allow KEY"):
         ganpo_core.train(half, resume=True)
     path.write_text("\n".join(lines[:30]) + "\n")
-    with pytest.raises(CheckpointError, match=r"data: pairs\.jsonl gave 48 pairs and gives 30, pairs\.jsonl: changed in row 17"):
+    with pytest.raises(CheckpointError, match=r"gave 48 pairs and gives 30, pairs\.jsonl: tokens changed in row 17"):
         ganpo_core.train(half, resume=True)
+
+
+def test_a_changed_preference_is_named(tiny_run: MakeRun, tiny_pairs: Path, tmp_path: Path) -> None:
+    rows = [{**json.loads(line), "preference": 0.75} for line in tiny_pairs.read_text().splitlines()]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_file = tiny_run(training={**TRAINING, "max_steps": 2}, data={"path": str(path)})
+    (ganpo_core.train(run_file) / "policy" / "manifest.json").unlink()
+    rows[4]["preference"], rows[9]["preference"] = 0.5, 1.0
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CheckpointError, match=r"Changed: data: pairs\.jsonl: preferences changed in row 5, 10\. "):
+        ganpo_core.train(run_file, resume=True)
 
 
 def test_what_is_allowed_is_said_and_what_is_not_is_refused(half: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from vision_families import save_family, write_rows
 from vision_runs import COUNTS, RunOf, assembled, critic
 
 import ganpo_core
+from ganpo_core.data import PairBatch
+from ganpo_core.errors import CheckpointError, NotFiniteError
+from ganpo_core.replay import replay
 
 TEXT_AND_IMAGE = [critic("text", "text_positions", 1.0), critic("image", "image_positions", 0.5)]
 
@@ -85,3 +91,52 @@ def test_single_responses_with_images_train_and_prompts_keep_theirs_when_mismatc
     assert mixed.images is not None and mixed.tokens.image is not None
     assert [len(inputs.get("pixel_values", ())) for inputs in mixed.images.inputs] == [1, 0, 3]
     assert mixed.tokens.image.view(2, 3, -1).any(0).sum(1).tolist() == [16, 0, 48]
+
+
+def test_an_image_that_changed_between_two_starts_is_named(run_of: RunOf, tmp_path: Path) -> None:
+    """Row 3 has 3 images, and one of them is another picture of the same size."""
+    rows = write_rows(tmp_path / "rows", COUNTS)
+    run = run_of("llava", data={"path": str(rows)}, training={"learning_rate": 1e-3, "max_steps": 1})
+    (ganpo_core.train(run) / "policy" / "manifest.json").unlink()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "rows" / "pictures" / "2_1.png")
+    with pytest.raises(CheckpointError, match=r"Changed: data: pairs\.jsonl: images changed in row 3\. "):
+        ganpo_core.train(run, resume=True)
+
+
+SPOIL = """\
+from dataclasses import dataclass, replace
+from ganpo_core import Objective, component, hookimpl
+
+@dataclass(frozen=True)
+class Spoilt(Objective):
+    def loss(self, policy, reference):
+        found = component("objective", "dpo").loss(policy, reference)
+        return replace(found, per_pair=found.per_pair.masked_fill(found.per_pair == found.per_pair[-1], float("nan")))
+
+@hookimpl
+def ganpo_objectives():
+    return {"spoilt": Spoilt}
+"""
+
+
+def test_a_stopped_step_is_replayed_on_the_images_that_it_saw(run_of: RunOf, tmp_path: Path) -> None:
+    """Rows of 0, 1, 3, 1, 2 and 0 images, whose files are gone when the step runs again."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    rows = write_rows(tmp_path / "rows", COUNTS, sizes=((8, 8), (24, 16)))
+    training = {"learning_rate": 1e-3, "max_steps": 1, "per_device_train_batch_size": 6, "save_steps": None}
+    run = run_of("llava", objective={"use": "spoilt"}, plugins=[str(tmp_path / "spoil.py")], training=training,
+                 data={"path": str(rows)}, adversaries=TEXT_AND_IMAGE)
+    before = assembled({**run, "output_dir": str(tmp_path / "before")}).window(0)[0]
+    with pytest.raises(NotFiniteError):
+        ganpo_core.train(run)
+    shutil.rmtree(tmp_path / "rows" / "pictures")
+    (bundle,) = (tmp_path / "out" / "replay").iterdir()
+    seen: list[PairBatch] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ganpo_core.replay.train_step", lambda run, window, *rest: seen.extend(window))
+        assert not replay(bundle).found
+    assert before.image_arguments["pixel_values"].shape[0] == 7
+    assert torch.equal(seen[0].input_ids, before.input_ids)
+    for name, value in before.image_arguments.items():
+        assert torch.equal(seen[0].image_arguments[name], value)
+    assert replay(bundle).is_reproduced
