@@ -10,11 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ganpo_core.assemble import Run, assemble
-from ganpo_core.checkpoint import gather_weights, load_state
+from ganpo_core.assemble import assemble
+from ganpo_core.checkpoint import gather_weights
 from ganpo_core.config import load_run
 from ganpo_core.errors import NotFiniteError, TrainingError
 from ganpo_core.metrics import MetricSums
+from ganpo_core.resume import load_state
+from ganpo_core.run import Run
 from ganpo_core.soundness import check_reference, check_weights
 from ganpo_core.step import train_step
 from ganpo_core.weights import bit_sums, fingerprint, frozen_weights, not_finite
@@ -228,8 +230,7 @@ def test_a_buffer_that_the_files_hold_is_saved_and_restored(tiny_run: MakeRun) -
     saved = gather_weights(run)
     assert saved["policy"]["model.layers.0.mlp.shift"].tolist() == [0, 0, 0, 0.25, *[0] * 12]
     fresh = shifted(made(tiny_run()))
-    schedule = {key: fresh.scheduler.state_dict()[key] for key in ("last_epoch", "_step_count", "_last_lr")}
-    load_state(fresh, saved, {"schedule": schedule, "adversary": {}, "statistics": fresh.statistics.state()})
+    load_state(fresh, saved, {"adversary": {}, "statistics": fresh.statistics.state()})
     assert float(fresh.models.policy.model.layers[0].mlp.shift[3]) == 0.25  # type: ignore[union-attr, index]
 
 

@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.errors import TrainingError
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
@@ -146,4 +147,8 @@ def test_one_forward_of_three_groups_per_critic_and_micro_batch(tiny_run: MakeRu
 def test_the_weight_grows_over_its_warm_up(tiny_run: MakeRun) -> None:
     """10 % of 40 steps: 0, 1/4, 1/2, 3/4 of the weight, then all of it."""
     run = made(tiny_run(**GAME, adversary={"weight": 2, "weight_warmup_ratio": 0.1}, training=training(max_steps=40)))
-    assert [run.regularizers[0].weight(step) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+    weights = []
+    for step in range(6):
+        run.regularizers[0].begin_step(step, 1, step)
+        weights.append(run.regularizers[0].weight)
+    assert weights == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
