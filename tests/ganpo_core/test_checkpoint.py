@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_files import SMALL_GAME
 from safetensors.torch import load_file
 
 import ganpo_core
@@ -17,17 +18,12 @@ from ganpo_core.checkpoint import save_tensors
 
 MakeRun = Callable[..., dict[str, Any]]
 
-GAME: dict[str, Any] = {
-    "latents": {"use": "hidden_state"},
-    "divergence": {"use": "ragan"},
-    "discriminator": {"use": "mlp", "hidden_dim": 8},
-}
 TRAINING = {"learning_rate": 1e-3, "max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 2}
 
 
 def test_the_export_is_made_again_where_a_part_of_it_is_missing_or_damaged(tiny_run: MakeRun) -> None:
     """Killed between two exported folders, or later damaged: the same command makes both whole."""
-    run_file = tiny_run(**GAME, training=dict(TRAINING))
+    run_file = tiny_run(**SMALL_GAME, training=dict(TRAINING))
     folder = ganpo_core.train(run_file)
     whole = {path: path.read_bytes() for part in ("policy", "adversary") for path in (folder / part).iterdir()}
     shutil.rmtree(folder / "adversary")

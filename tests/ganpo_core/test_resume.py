@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_files import SMALL_GAME
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -26,11 +27,6 @@ from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
 
-GAME: dict[str, Any] = {
-    "latents": {"use": "hidden_state"},
-    "divergence": {"use": "ragan"},
-    "discriminator": {"use": "mlp", "hidden_dim": 8},
-}
 QUEUE: dict[str, Any] = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mmd", "queue": 6}}
 TRAINING = {"learning_rate": 1e-3, "max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 2}
 
@@ -45,7 +41,7 @@ def undo(folder: Path, *steps: int) -> None:
 def half(tiny_run: MakeRun, tiny_pairs: Path, tmp_path: Path) -> dict[str, Any]:
     """A run file whose run stands after step 2 of 4, on rows of its own."""
     shutil.copy(tiny_pairs, tmp_path / "pairs.jsonl")
-    run_file = tiny_run(**GAME, training=dict(TRAINING), data={"path": str(tmp_path / "pairs.jsonl")})
+    run_file = tiny_run(**SMALL_GAME, training=dict(TRAINING), data={"path": str(tmp_path / "pairs.jsonl")})
     undo(ganpo_core.train(run_file), 4)
     return run_file
 
@@ -195,7 +191,7 @@ def test_a_weight_that_never_had_a_gradient_has_no_moments(
         return models
 
     monkeypatch.setattr(ganpo_core.assemble, "load_models", load)
-    run_file = tiny_run(**GAME, training=dict(TRAINING))
+    run_file = tiny_run(**SMALL_GAME, training=dict(TRAINING))
     folder = ganpo_core.train(run_file)
     last = folder / "checkpoints" / "step-00000004"
     whole = {path.name: path.read_bytes() for path in last.iterdir()}
@@ -259,7 +255,7 @@ def test_an_epoch_ends_with_the_data_whatever_a_step_holds_later(
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 1, "logging_steps": 1,
         "save_total_limit": None,
     }
-    run_file = tiny_run(**GAME, adversary={"weight": 1.0, **critics}, training=training)
+    run_file = tiny_run(**SMALL_GAME, adversary={"weight": 1.0, **critics}, training=training)
     folder = ganpo_core.train(run_file)
     assert sorted(seen) == sorted({*seen})
     assert len(seen) == 48
@@ -318,7 +314,7 @@ def test_a_fixed_number_of_steps_stays_whatever_a_step_holds_later(half: dict[st
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("sections", [QUEUE, GAME], ids=["queue", "critics"])
+@pytest.mark.parametrize("sections", [QUEUE, SMALL_GAME], ids=["queue", "critics"])
 def test_a_run_is_resumed_on_a_gpu(sections: dict[str, Any], tiny_run: MakeRun) -> None:
     """With the default optimizer, which is fused. The steps after are equal but for the order of the GPU's sums: a moment
     that were lost would show at the size of the learning rate, 1e-3."""
