@@ -31,7 +31,7 @@ def choose_judge(
     from ganpo_core.plugins import load_plugins
 
     registry = load_plugins(plugins or ()).registry("judge")
-    known = {field.name for field in fields(registry[name].component)} if name in registry else set()  # type: ignore[arg-type]
+    known = {field.name for field in fields(registry[name].component)} if name in registry else set()
     implied = {key: value for key, value in (defaults or {}).items() if key in known}
     given: dict[str, Any] = dict(map(split_override, options or ()))
     made = registry.create(name, {**implied, **given})

@@ -78,7 +78,7 @@ class RewardModel(Judge):
 def _encode(tokenizer: Any, prompt: Prompt, response: str) -> list[int]:
     """A conversation's tokens; without a chat template, prompt and response as a pair of texts."""
     if tokenizer.chat_template:
-        turns = [*as_messages(prompt), {"role": "assistant", "content": response}]
+        turns: list[dict[str, object]] = [*as_messages(prompt), {"role": "assistant", "content": response}]
         text = through_template(tokenizer, turns)
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:

@@ -71,11 +71,11 @@ def matched_entropy(table: Table) -> Iterator[Finding]:
             "note",
             f"{table.title}: no row at matched entropy. A policy that is merely surer of itself looks better at T >= 1.",
         )
-    anchor = next((rows for name, rows in named.items() if "reference" in name and "colder" not in name), [])
+    reference = next((rows for name, rows in named.items() if "reference" in name and "colder" not in name), [])
     for name, row in at_match.items():
-        own = next((each for each in anchor if number(each.get(temperature)) == theirs_at(row)), None)
-        if own is not None:
-            mine, theirs = number(row.get(measure)), number(own.get(measure))
+        beside = next((each for each in reference if number(each.get(temperature)) == theirs_at(row)), None)
+        if beside is not None:
+            mine, theirs = number(row.get(measure)), number(beside.get(measure))
             at = "" if theirs_at(row) == 1 else f" at {theirs_at(row):g}"
             level: Level = "good" if mine >= theirs else "note"
             yield Finding(

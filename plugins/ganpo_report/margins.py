@@ -32,7 +32,7 @@ def measure(runs: Sequence[RunFolder]) -> dict[str, Any]:
             )
         found[run.name] = {
             "objective": run.settings.get("objective.use"),
-            "divergence": run.settings.get("divergence.use"),
+            "divergence": ", ".join(run.divergences) or None,
             "seed": run.settings.get("seed"),
             "steps": series["margin"].steps,
             **{name: each.values for name, each in series.items()},
@@ -72,8 +72,8 @@ def write(found: dict[str, Any], folder: Path) -> tuple[Path, Path]:
         axes.set(xlabel="step", ylabel=label)
         for line, curve in zip(axes.lines, curves, strict=True):
             line.set_label(curve.name)
-    for name in panels[0].legend(frameon=False).get_texts():
-        name.set_parse_math(False)  # a dollar in a name is no formula
+    for text in panels[0].legend(frameon=False).get_texts():
+        text.set_parse_math(False)  # a dollar in a name is no formula
     figure.suptitle("Margins over training (compare the paper's Figures 6 to 9)", fontsize=11)
     figure.savefig(drawn, dpi=150)
     return written, drawn

@@ -124,8 +124,7 @@ def _lead(runs: Sequence[RunFolder]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side. Each has its colour in every chart."
     run = runs[0]
-    kinds = [str(value) for key, value in run.settings.items() if key.endswith("divergence.use")]
-    beside = f", with {' and '.join(kinds)} beside it" if kinds else ""
+    beside = f", with {' and '.join(run.divergences)} beside it" if run.divergences else ""
     return f"Objective {run.settings.get('objective.use')}{beside}; {run.last_step} steps."
 
 

@@ -83,6 +83,18 @@ class RunFolder:
         return tuple(key.removesuffix("/penalty") for key in self.keys if key.endswith("/penalty"))
 
     @property
+    def divergences(self) -> tuple[str, ...]:
+        """What is beside the objective: the divergence of each adversary."""
+        return tuple(str(value) for key, value in self.settings.items() if key.endswith("divergence.use"))
+
+    def divergence_of(self, adversary: str) -> str:
+        """That of the adversary that logs under a prefix; empty where the run file does not say."""
+        name = adversary.partition("/")[2]
+        place = next((key.removesuffix("name") for key, value in self.settings.items() if name and value == name
+                      and key.startswith("adversaries.") and key.endswith(".name")), "")  # fmt: skip
+        return str(self.settings.get(f"{place}divergence.use", ""))
+
+    @property
     def last_step(self) -> int:
         """Of the last line."""
         return max((int(line["step"]) for line in (*self.training, *self.held_out)), default=0)

@@ -112,7 +112,7 @@ def test_what_is_not_finite_and_what_looks_like_markup(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A file of JSON without nan; a setting of many digits in full, where six of them are the same; brackets as they are."""
-    one = make_run([line(10, loss=0.7)], "[/a]", {"training.learning_rate": 0.1})
+    one = make_run([line(10, loss=0.7)], "[red]a", {"training.learning_rate": 0.1})
     other = make_run([line(10, loss=float("nan"))], "[bold]b", {"training.learning_rate": 0.1000000001})
     written = tmp_path / "difference.json"
     monkeypatch.setattr(sys, "argv", ["ganpo", "diff", str(one.folder), str(other.folder), "--json", str(written)])
@@ -127,5 +127,5 @@ def test_what_is_not_finite_and_what_looks_like_markup(
     assert [each["values"] for each in found["settings"]] == [["0.1", "0.1000000001"]]
     assert found["metrics"][0]["values"] == [0.7, None]
     printed = capsys.readouterr().out
-    assert "[/a]" in printed
+    assert "[red]a" in printed
     assert "[bold]b" in printed

@@ -253,11 +253,12 @@ def test_several_adversaries_are_told_apart_by_name(make_run: MakeRun) -> None:
         for name in ("text", "image")
         for key, value in (("penalty", 0.25), ("gradient_ratio", 0.1), ("chosen__distance", 0.5), ("rejected__distance", 0.5))
     }
-    sections = [{"name": name, "divergence": {"use": kind}} for name, kind in (("text", "mse"), ("image", "cosine"))]
+    sections = [{"name": name, "divergence": {"use": kind}} for name, kind in (("image", "cosine"), ("text", "mse"))]
     text = Checker(make_page([make_run(lines(**GOOD, **metrics), settings={"adversaries": sections})])).text
     for expected in (
-        "with mse and cosine beside it", "Distance of the latents: text", "Penalty: image", "penalty, image",
-        "adversaries.1.divergence.use", "adversary/text: at the latents its gradient",
+        "with cosine and mse beside it", "Distance of the latents: text", "Penalty: image", "penalty, image",
+        "adversaries.0.divergence.use", "adversary/text: at the latents its gradient",
+        "adversary/image: by cosine, the latents end 0.5", "adversary/text: by mse, the latents end 0.5",
     ):  # fmt: skip
         assert expected in text, expected
 
