@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COLDEST, HOTTEST = 0.2, 5.0
-"""Between which a temperature is looked for."""
+"""Between which a temperature is looked for, times the one that it should be near."""
 
 
 def mean_entropy(logits: Tensor, temperature: float = 1.0) -> float:
@@ -24,17 +24,18 @@ def matching_temperature(logits: Tensor, entropy: float) -> float:
     return temperature_of(lambda temperature: mean_entropy(logits, temperature), entropy)
 
 
-def temperature_of(entropy_at: Callable[[float], float], entropy: float) -> float:
-    """The temperature in [0.2, 5] at which a mean entropy is reached, or the end of that range beyond which it lies.
+def temperature_of(entropy_at: Callable[[float], float], entropy: float, near: float = 1.0) -> float:
+    """The temperature in [0.2, 5] times `near` at which a mean entropy is reached, or the end of that range beyond which it lies.
 
     Entropy grows with temperature. A root of the interpolating kind: about ten calls of `entropy_at`, each of which may
     be a pass over data.
     """
     from scipy.optimize import brentq
 
-    low, high = math.log(COLDEST), math.log(HOTTEST)
-    if entropy_at(COLDEST) >= entropy:
-        return COLDEST
-    if entropy_at(HOTTEST) <= entropy:
-        return HOTTEST
+    coldest, hottest = COLDEST * near, HOTTEST * near
+    if entropy_at(coldest) >= entropy:
+        return coldest
+    if entropy_at(hottest) <= entropy:
+        return hottest
+    low, high = math.log(coldest), math.log(hottest)
     return math.exp(brentq(lambda place: entropy_at(math.exp(place)) - entropy, low, high, xtol=1e-8))

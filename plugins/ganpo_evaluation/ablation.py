@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from ganpo_evaluation.results import Result, Row
 app = typer.Typer()
 SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "eval_rewards/accuracies", "adversary/penalty")
 """Of a run's last metrics."""
-HIDDEN = frozenset({"error", "score interval", "win interval", "adversary/penalty"})
+HIDDEN = frozenset({"error", "entropy", "score interval", "win interval", "adversary/penalty"})
 """Columns for which the table has no room."""
 
 
@@ -135,11 +136,12 @@ def run_grid(
 
 
 def _judge_of(grid: Grid, folder: Path, say: Callable[[str], None]) -> Callable[[Path], list[dict[str, Any]]]:
-    """What the table holds of a finished run; judged once, and kept beside the run while the question is the same."""
+    """What the table holds of a finished run; judged once, and kept beside the run while question and weights are the same."""
     if grid.judging is None:
         return lambda run: [last_metrics(run)]
     judging = grid.judging
     from ganpo_core import Judge, component
+    from ganpo_evaluation.asking import asked
     from ganpo_evaluation.generation import held_out_data
     from ganpo_evaluation.language_model import LanguageModel, load_language_model, reference_of
     from ganpo_evaluation.matching import read_sequences
@@ -156,7 +158,7 @@ def _judge_of(grid: Grid, folder: Path, say: Callable[[str], None]) -> Callable[
     benches: dict[str, tuple[Bench, LanguageModel]] = {}
 
     def judged(run: Path) -> list[dict[str, Any]]:
-        question = json.loads(json.dumps(asdict(judging)))
+        question = {**json.loads(json.dumps(asdict(judging))), "policy": _weights(run)}
         kept = run / "ablation.json"
         if kept.is_file():
             found = json.loads(kept.read_text(encoding="utf-8"))
@@ -164,7 +166,7 @@ def _judge_of(grid: Grid, folder: Path, say: Callable[[str], None]) -> Callable[
                 return [{**row, **last_metrics(run)} for row in found["rows"]]
         reference = reference_of(str(run))
         if reference not in benches:
-            benches[reference] = Bench(prompts, sampling, made.build()), load_language_model(reference)
+            benches[reference] = Bench(prompts, sampling, asked(made)), load_language_model(reference)
         bench, anchor = benches[reference]
         data = folder / judging.entropy_data if judging.entropy_data else held_out_data(str(run))
         sequences = read_sequences(data, anchor.tokenizer, 400, anchor.context or 2048)
@@ -174,6 +176,11 @@ def _judge_of(grid: Grid, folder: Path, say: Callable[[str], None]) -> Callable[
         return [{**row, **last_metrics(run)} for row in rows]
 
     return judged
+
+
+def _weights(run: Path) -> str:
+    """A digest of a run's trained policy, from its manifest."""
+    return sha256((run / "policy" / "manifest.json").read_bytes()).hexdigest()
 
 
 def last_metrics(run: Path) -> dict[str, Any]:
@@ -189,12 +196,18 @@ def draw(result: Result, figure: Any) -> None:
     axes = figure.subplots()
     column = "score" if any("score" in row for row in result.rows) else "rewards/margins"
     rows = [row for row in result.rows if row.get(column) is not None and row.get("policy", row["run"]) is not None]
-    labels = [f"{row['run']}" + (f", {row['policy']} T {row['T']:.2f}" if "policy" in row else "") for row in rows]
+    labels = [str(row["run"]) + _point(row) for row in rows]
     axes.barh(range(len(rows)), [row[column] for row in rows])
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel(column)
     axes.grid(axis="x", alpha=0.3)
+
+
+def _point(row: Row) -> str:
+    if "policy" not in row:
+        return ""
+    return f", {row['policy']} T {row['T']:.2f}" + ", entropy matched" * bool(row["matched"])
 
 
 def _said(value: object) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ganpo_core import DataError, GanpoError, Judge, Prompt, Scorer, statistics
-from ganpo_evaluation.texts import read_answers, read_rows, text_of
+from ganpo_evaluation.texts import prompt_key, read_answers, read_rows, read_text, text_of
 
 NEEDED = ("preference", "output_1", "output_2", "generator_1", "generator_2")
 
@@ -30,6 +32,8 @@ class Annotations:
     base_lengths: tuple[int, ...]
     skipped: int
     """Rows without a preference."""
+    doubtful: bool = False
+    """Whether all preferences are 0 or 1: ties and losses as AlpacaEval writes them, or wins of somebody else's."""
 
 
 def read_annotations(path: Path) -> Annotations:
@@ -39,38 +43,61 @@ def read_annotations(path: Path) -> Annotations:
     for key, found in names.items():
         if len(found) > 1:
             raise DataError(f"{path}: {key} is not one model but {', '.join(sorted(found))}; split the file")
-    rated = [row for row in rows if isinstance(row["preference"], int | float) and row["preference"] == row["preference"]]
+    for index, row in enumerate(rows):
+        for key in ("output_1", "output_2"):
+            if not isinstance(row[key], str):
+                raise DataError(f"{path}: row {index}: {key} is {row[key]!r}, not text")
+    preferences = [_preference(row["preference"], index, path) for index, row in enumerate(rows)]
+    rated = [(row, value) for row, value in zip(rows, preferences, strict=True) if value is not None]
     if not rated:
         raise DataError(f"{path}: no row has a preference")
+    values = [value for _, value in rated]
     return Annotations(
         model=names["generator_2"].pop(),
         baseline=names["generator_1"].pop(),
         annotator=str(rows[0].get("annotator", "unknown")),
-        wins=tuple(_win(row["preference"], path) for row in rated),
-        lengths=tuple(len(str(row["output_2"])) for row in rated),
-        base_lengths=tuple(len(str(row["output_1"])) for row in rated),
+        wins=tuple(map(_win, values)),
+        lengths=tuple(len(str(row["output_2"])) for row, _ in rated),
+        base_lengths=tuple(len(str(row["output_1"])) for row, _ in rated),
         skipped=len(rows) - len(rated),
+        doubtful=set(values) == {0.0, 1.0},
     )
 
 
-def _win(preference: Any, path: Path) -> float:
-    if preference == 0:
-        return 0.5
-    if not 1 <= preference <= 2:
-        raise DataError(f"{path}: a preference is {preference}; AlpacaEval writes 1 to 2, and 0 for a tie")
-    return float(preference) - 1
+def _preference(value: object, index: int, path: Path) -> float | None:
+    """A preference as AlpacaEval has it, in 1 to 2 or 0; None where the row has none."""
+    if value is None or value == "":
+        return None
+    try:
+        number = math.inf if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.inf
+    if math.isnan(number):
+        return None
+    if number != 0 and not 1 <= number <= 2:
+        raise DataError(
+            f"{path}: row {index}: a preference is {value!r}; AlpacaEval writes 1 (output_1) to 2 (output_2), and 0 for a "
+            "tie; to wins in 0 to 1, add 1"
+        )
+    return number
+
+
+def _win(preference: float) -> float:
+    return 0.5 if preference == 0 else preference - 1
 
 
 def read_gamed(path: Path) -> tuple[statistics.GamedRows, list[float]]:
     """AlpacaEval's `df_gamed.csv`: the rows that its regression is held to, and each instruction's difficulty."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_text(path))))
     needed = {"preference", "std_delta_len", "instruction_difficulty", "index"}
     if not rows or not needed <= set(rows[0]):
         raise DataError(f"{path}: expected a CSV file with the columns {', '.join(sorted(needed))}")
 
     def column(name: str) -> Any:
-        return np.array([float(row[name]) for row in rows])
+        try:
+            return np.array([float(row[name]) for row in rows])
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: column {name}: {error}") from error
 
     difficulty: dict[int, float] = {}
     for row in rows:
@@ -108,27 +135,27 @@ class AlpacaEval(Judge):
 
     def build(self) -> Scorer:
         """The scorer. Raises GanpoError where the package is not installed or an instruction has no baseline output."""
-        baseline = {text_of(answer.instruction).strip(): answer for answer in read_answers(Path(self.baseline))}
+        baseline = {prompt_key(answer.instruction): answer for answer in read_answers(Path(self.baseline))}
         package = load_package()
 
         def score(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
             if not prompts:
                 return []
             texts = [text_of(prompt) for prompt in prompts]
-            missing = [text for text in texts if text.strip() not in baseline]
+            missing = [text for text in texts if prompt_key(text) not in baseline]
             if missing:
                 raise DataError(f"{self.baseline}: no output for the instruction {missing[0][:60]!r}")
             mine = [
                 {"instruction": text, "output": output, "generator": "judged"}
                 for text, output in zip(texts, responses, strict=True)
             ]
-            theirs = [{**row, "output": baseline[row["instruction"].strip()].output, "generator": "baseline"} for row in mine]
+            theirs = [{**row, "output": baseline[prompt_key(row["instruction"])].output, "generator": "baseline"} for row in mine]
             _, annotations = package.evaluate(
                 model_outputs=mine, reference_outputs=theirs, annotators_config=self.annotator,
                 is_return_instead_of_print=True, fn_metric="get_winrate", output_path=None, precomputed_leaderboard=None,
             )
             wins = {row["instruction"]: row["preference"] for row in annotations}
-            return [_win(wins[text], Path(self.baseline)) for text in texts]
+            return [_win(float(wins[text])) for text in texts]
 
         return score
 

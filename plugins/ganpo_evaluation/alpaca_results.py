@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import numpy as np
 
 from ganpo_core import DataError, Judge, statistics
 from ganpo_evaluation.alpaca import Annotations, length_controlled, read_annotations
+from ganpo_evaluation.asking import asked
 from ganpo_evaluation.paper import SLIP_NOTE, SOURCE_NOTE, TABLE_1
 from ganpo_evaluation.results import Result, Row
-from ganpo_evaluation.texts import Answer, read_answers, text_of
+from ganpo_evaluation.texts import Answer, names_apart, prompt_key, read_answers, read_text, short_paths, text_of
 
 OWN_NOTE = (
     "LC, own form: our regression on length alone; not the leaderboard's, and unsure where lengths differ much or wins are "
@@ -24,36 +27,44 @@ OWN_NOTE = (
 
 def from_annotations(paths: Sequence[Path], gamed: Path | None, leaderboard: Path | None, seed: int) -> Result:
     """Win rates recomputed from AlpacaEval's annotation files."""
-    return _result([read_annotations(path) for path in paths], gamed, leaderboard, seed, {"annotations": list(map(str, paths))})
+    facts = {"annotations": list(map(str, paths))}
+    return _result([read_annotations(path) for path in paths], paths, gamed, leaderboard, seed, facts)
 
 
-def from_outputs(paths: Sequence[Path], baseline: Path, judge: Judge, name: str, gamed: Path | None, seed: int) -> Result:
+def from_outputs(
+    paths: Sequence[Path], baseline: Path, judge: Judge, name: str, gamed: Path | None, leaderboard: Path | None, seed: int
+) -> Result:
     """Win rates of outputs over a baseline's outputs on the same instructions, by a judge."""
     facts = {"outputs": list(map(str, paths)), "baseline": str(baseline)}
-    return _result(judged(paths, baseline, judge, name), gamed, None, seed, facts)
+    return _result(judged(paths, baseline, judge, name), paths, gamed, leaderboard, seed, facts)
 
 
 def judged(paths: Sequence[Path], baseline: Path, judge: Judge, name: str) -> list[Annotations]:
-    """What an annotation file would hold, by a judge's scores of both sides."""
-    score = judge.build()
-    theirs = {text_of(answer.instruction): answer for answer in read_answers(baseline)}
+    """What an annotation file would hold, by a judge's scores of both sides.
+
+    An instruction that comes several times meets the baseline's outputs for it in turn.
+    """
+    score = asked(judge)
+    theirs: dict[str, list[Answer]] = {}
+    for answer in read_answers(baseline):
+        theirs.setdefault(prompt_key(answer.instruction), []).append(answer)
     found = []
-    base_scores: dict[str, float] = {}
+    base_scores: dict[int, float] = {}
     for path in paths:
         answers = read_answers(path)
-        rivals = [_rival(answer, theirs, baseline) for answer in answers]
+        rivals = _rivals(answers, theirs, baseline)
         scores = score([answer.instruction for answer in answers], [answer.output for answer in answers])
         if judge.scores_are_wins:
             wins = np.asarray(scores)
         else:
-            new = [rival for rival in rivals if text_of(rival.instruction) not in base_scores]
+            new = list({id(rival): rival for rival in rivals if id(rival) not in base_scores}.values())
             values = score([rival.instruction for rival in new], [rival.output for rival in new])
-            base_scores |= dict(zip((text_of(rival.instruction) for rival in new), values, strict=True))
-            wins = statistics.win_shares(scores, [base_scores[text_of(rival.instruction)] for rival in rivals])
+            base_scores |= dict(zip(map(id, new), values, strict=True))
+            wins = statistics.win_shares(scores, [base_scores[id(rival)] for rival in rivals])
         found.append(
             Annotations(
-                model=answers[0].generator,
-                baseline=rivals[0].generator,
+                model=_one_generator(answers, path),
+                baseline=_one_generator(rivals, baseline),
                 annotator=name,
                 wins=tuple(map(float, wins)),
                 lengths=tuple(len(answer.output) for answer in answers),
@@ -77,27 +88,45 @@ def draw(result: Result, figure: Any) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _rival(answer: Answer, theirs: dict[str, Answer], baseline: Path) -> Answer:
-    text = text_of(answer.instruction)
-    if text not in theirs:
-        raise DataError(f"{baseline}: no output for the instruction {text[:60]!r}")
-    return theirs[text]
+def _rivals(answers: Sequence[Answer], theirs: Mapping[str, Sequence[Answer]], baseline: Path) -> list[Answer]:
+    met: Counter[str] = Counter()
+    found = []
+    for answer in answers:
+        key = prompt_key(answer.instruction)
+        if key not in theirs:
+            raise DataError(f"{baseline}: no output for the instruction {text_of(answer.instruction)[:60]!r}")
+        found.append(theirs[key][min(met[key], len(theirs[key]) - 1)])
+        met[key] += 1
+    return found
+
+
+def _one_generator(answers: Sequence[Answer], path: Path) -> str:
+    names = dict.fromkeys(answer.generator for answer in answers)
+    if len(names) > 1:
+        raise DataError(f"{path}: outputs not of one model but of {', '.join(names)}; split the file")
+    return next(iter(names))
 
 
 def _result(
-    found: Sequence[Annotations], gamed: Path | None, leaderboard: Path | None, seed: int, facts: dict[str, Any]
+    found: Sequence[Annotations],
+    paths: Sequence[Path],
+    gamed: Path | None,
+    leaderboard: Path | None,
+    seed: int,
+    facts: dict[str, Any],
 ) -> Result:
     published = _published(leaderboard) if leaderboard is not None else {}
     rows: list[Row] = []
     notes = [SOURCE_NOTE, SLIP_NOTE]
-    for each in found:
+    names = names_apart([each.model for each in found], short_paths(paths))
+    for each, name in zip(found, names, strict=True):
         form, controlled = length_controlled(each, gamed)
         if form == "own" and OWN_NOTE not in notes:
             notes.insert(0, OWN_NOTE)
         zeros = [0.0] * len(each.wins)
         interval = statistics.paired_difference([each.wins], [zeros], seed=seed)
         row: dict[str, str | float | int | None] = {
-            "model": each.model,
+            "model": name,
             "win rate": 100 * interval.estimate,
             "low": 100 * interval.low,
             "high": 100 * interval.high,
@@ -107,7 +136,13 @@ def _result(
             "length": int(np.mean(each.lengths)),
             "answers": len(each.wins),
         }
-        notes.append(f"{each.model}: against {each.baseline}, judged by {each.annotator}")
+        notes.append(f"{name}: against {each.baseline}, judged by {each.annotator}")
+        if each.skipped:
+            notes.append(f"{name}: {each.skipped} rows have no preference and are left out")
+        if each.doubtful:
+            notes.append(
+                f"{name}: every preference is 0 or 1, which AlpacaEval writes for a tie and a loss; to wins in 0 to 1, add 1"
+            )
         if each.model in published:
             row |= published[each.model]
         elif leaderboard is not None:
@@ -118,14 +153,23 @@ def _result(
 
 def _published(path: Path) -> dict[str, dict[str, float]]:
     """A leaderboard's figures by model."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = {row[""]: row for row in csv.DictReader(file)}
+    table = csv.DictReader(io.StringIO(read_text(path)))
+    if not table.fieldnames or "win_rate" not in table.fieldnames:
+        raise DataError(f"{path}: no leaderboard: a CSV file with models in its first column and a column win_rate was expected")
+    models = table.fieldnames[0]
     columns = {"win_rate": "published win rate", "length_controlled_winrate": "published LC", "avg_length": "published length"}
     return {
-        name: {ours: float(row[theirs]) for theirs, ours in columns.items() if row.get(theirs)} for name, row in rows.items()
+        row[models]: {ours: number for theirs, ours in columns.items() if (number := _figure(row.get(theirs))) is not None}
+        for row in table
     }
+
+
+def _figure(cell: str | None) -> float | None:
+    """A cell's number; None where it holds none."""
+    try:
+        return float(cell or "")
+    except ValueError:
+        return None
 
 
 def _number(row: Row, key: str) -> float:

@@ -10,7 +10,7 @@ import typer
 
 from ganpo_core import DataError, statistics
 from ganpo_evaluation.alpaca import Annotations
-from ganpo_evaluation.results import Result, Row
+from ganpo_evaluation.results import Result, Row, shown
 
 
 def by_length(found: Sequence[Annotations], edges: str, facts: dict[str, Any]) -> Result:
@@ -36,7 +36,8 @@ def by_length(found: Sequence[Annotations], edges: str, facts: dict[str, Any]) -
 
             line = linregress(lengths, wins)
             slope, error = 1e5 * line.slope, 1e5 * line.stderr
-            notes.append(f"{each.model}: {slope:+.2f} points of win rate for 1000 more characters (standard error {error:.2f})")
+            told = f"{slope:+.2f} points of win rate for 1000 more characters (standard error {shown(float(error))})"
+            notes.append(f"{each.model}: {told}")
     return Result("length_buckets", "Win rate in %, by length of the response", rows, (), notes, facts=facts)
 
 
@@ -48,11 +49,11 @@ def parse_edges(text: str, lengths: Any) -> Any:
             raise typer.BadParameter(f"--edges: quantile:5, or numbers such as 0,500,1000; got '{text}'")
         return np.unique(np.quantile(lengths, np.linspace(0, 1, int(count) + 1))) if np.ptp(lengths) else lengths[:1].repeat(2)
     try:
-        edges = np.array(sorted(float(part) for part in text.split(",")))
+        edges = np.unique([float(part) for part in text.split(",")])
     except ValueError as error:
         raise typer.BadParameter(f"--edges: quantile:5, or numbers such as 0,500,1000; got '{text}'") from error
-    if len(edges) < 2:
-        raise typer.BadParameter(f"--edges: two numbers at least, got '{text}'")
+    if len(edges) < 2 or not np.isfinite(edges).all():
+        raise typer.BadParameter(f"--edges: two different numbers at least, got '{text}'")
     if lengths.min() < edges[0] or lengths.max() > edges[-1]:
         raise DataError(f"--edges: lengths go from {lengths.min():.0f} to {lengths.max():.0f}, beyond {text}")
     return edges

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +46,8 @@ def alpaca(
         if baseline is None:
             raise typer.BadParameter("--outputs: needs --baseline, the outputs to win over")
         assert outputs is not None
-        result = from_outputs(outputs, baseline, choose_judge(judge, options, plugin), judge, gamed, seed)
+        chosen = choose_judge(judge, options, plugin, {"baseline": str(baseline)})
+        result = from_outputs(outputs, baseline, chosen, judge, gamed, leaderboard, seed)
     show(result, output, partial(draw, result))
 
 
@@ -81,22 +83,23 @@ def temperature(
     output: Output = FOLDER,
 ) -> None:
     """Score and win rate by temperature (Figure 3), as sampled and at the reference's entropy, beside the reference."""
-    from ganpo_evaluation.language_model import load_language_model, reference_of
+    from ganpo_evaluation.asking import asked
+    from ganpo_evaluation.language_model import load_apart, reference_of
     from ganpo_evaluation.matching import read_sequences
     from ganpo_evaluation.results import show
     from ganpo_evaluation.sampling import Sampling
     from ganpo_evaluation.sweep import Bench, draw, sweep
     from ganpo_evaluation.texts import read_prompts
 
-    score = choose_judge(judge, options, plugin).build()
-    asked = [prompt for prompt, _ in read_prompts(prompts)[:limit]]
-    policies = [load_language_model(run) for run in runs]
-    anchor = load_language_model(reference or reference_of(runs[0]))
+    score = asked(choose_judge(judge, options, plugin))
+    questions = [prompt for prompt, _ in read_prompts(prompts)[:limit]]
+    levels = parse_temperatures(temperatures)
+    *policies, anchor = load_apart([*runs, reference or reference_of(runs[0])])
     measured = read_sequences(entropy_data or held_out_data(runs[0]), anchor.tokenizer, sequences, anchor.context or 2048)
     sampling = Sampling(seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    facts = {"judge": judge, "prompts": len(asked), "seed": seed}
-    bench = Bench(asked, sampling, score)
-    result = sweep(policies, anchor, parse_temperatures(temperatures), bench, measured, partial(print, flush=True), facts)
+    facts = {"judge": judge, "prompts": len(questions), "seed": seed}
+    bench = Bench(questions, sampling, score)
+    result = sweep(policies, anchor, levels, bench, measured, partial(print, flush=True), facts)
     show(result, output, partial(draw, result))
 
 
@@ -121,6 +124,7 @@ def critic_correlation(
     output: Output = FOLDER,
 ) -> None:
     """Correlation of the discriminator's score, and of a proxy's, with an oracle's (Figure 4). The oracle is --judge."""
+    from ganpo_evaluation.asking import asked
     from ganpo_evaluation.correlation import correlate, draw
     from ganpo_evaluation.language_model import load_language_model
     from ganpo_evaluation.results import show
@@ -129,12 +133,12 @@ def critic_correlation(
 
     if pool_mode not in ("single", "per_prompt"):
         raise typer.BadParameter("--pool-mode: single or per_prompt")
-    judges = {"discriminator": choose_judge("critic", [f"run={run}", *(critic_options or ())], plugin).build()}
+    judges = {"discriminator": asked(choose_judge("critic", [f"run={run}", *(critic_options or ())], plugin))}
     if proxy is not None:
-        judges[proxy.replace("_", " ")] = choose_judge(proxy, proxy_options, plugin).build()
+        judges[proxy.replace("_", " ")] = asked(choose_judge(proxy, proxy_options, plugin))
     result = correlate(
         load_language_model(run), [prompt for prompt, _ in read_prompts(prompts)], parse_temperatures(temperatures), judges,
-        choose_judge(judge, options, plugin).build(), pool, "single" if pool_mode == "single" else "per_prompt",
+        asked(choose_judge(judge, options, plugin)), pool, "single" if pool_mode == "single" else "per_prompt",
         Sampling(seed=seed, max_new_tokens=max_new_tokens, batch_size=batch_size),
         {"run": run, "oracle": judge, "discriminator options": critic_options, "seed": seed},
     )
@@ -157,6 +161,7 @@ def length_buckets(
     from ganpo_evaluation.alpaca_results import judged
     from ganpo_evaluation.buckets import by_length, draw
     from ganpo_evaluation.results import show
+    from ganpo_evaluation.texts import names_apart, short_paths
 
     if (annotations is None) == (outputs is None):
         raise typer.BadParameter("give either --annotations or --outputs")
@@ -165,8 +170,12 @@ def length_buckets(
     else:
         if baseline is None:
             raise typer.BadParameter("--outputs: needs --baseline, the outputs to win over")
-        found = judged(outputs or [], baseline, choose_judge(judge, options, plugin), judge)
-    result = by_length(found, edges, {"files": list(map(str, annotations or outputs or []))})
+        chosen = choose_judge(judge, options, plugin, {"baseline": str(baseline)})
+        found = judged(outputs or [], baseline, chosen, judge)
+    files = list(annotations or outputs or [])
+    names = names_apart([each.model for each in found], short_paths(files))
+    found = [replace(each, model=name) for each, name in zip(found, names, strict=True)]
+    result = by_length(found, edges, {"files": list(map(str, files))})
     show(result, output, partial(draw, result))
 
 

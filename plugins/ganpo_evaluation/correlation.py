@@ -40,13 +40,19 @@ def correlate(
     slots = [prompt for _ in range(copies) for prompt in prompts]
     slots = slots if mode == "per_prompt" else slots[:pool]
     rows: list[Row] = []
+    notes = [NOTES[mode]]
     for temperature in temperatures:
         responses = generate(policy, slots, replace(sampling, temperature=temperature))
-        truth = [float(value) for value in oracle(slots, responses)]
+        truth = list(oracle(slots, responses))
         for name, score in judges.items():
-            values = [float(value) for value in score(slots, responses)]
+            values = list(score(slots, responses))
             row: dict[str, str | float | int | None] = {"judge": name, "T": temperature}
-            if mode == "single":
+            flat = [who for who, scores in (("the oracle", truth), (name, values)) if np.ptp(scores) == 0]
+            if flat or len(values) < 3:
+                why = f"{' and '.join(flat)} gave every response the same score" if flat else "three points are needed"
+                notes.append(f"{name} at T = {temperature:g}: no correlation: {why}")
+                row |= {"pearson": None, "points": len(values)}
+            elif mode == "single":
                 for found in (statistics.pearson(values, truth), statistics.spearman(values, truth)):
                     row |= _estimated(found.name, found.interval)
                 row["points"] = len(values)
@@ -54,7 +60,7 @@ def correlate(
                 row |= _within(values, truth, len(prompts))
             rows.append(row)
     title = f"Correlation with the oracle's score, {policy.name}"
-    return Result("critic_correlation", title, rows, FIGURE_4, [NOTES[mode]], facts=facts)
+    return Result("critic_correlation", title, rows, FIGURE_4, notes, facts=facts)
 
 
 def draw(result: Result, figure: Any) -> None:
@@ -70,12 +76,12 @@ def draw(result: Result, figure: Any) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _within(values: Sequence[float], truth: Sequence[float], num_prompts: int) -> dict[str, float]:
+def _within(values: Sequence[float], truth: Sequence[float], num_prompts: int) -> dict[str, float | None]:
     """Pearson's r within each prompt, averaged; prompts on which either side is constant have none."""
     own, other = (np.array(each).reshape(-1, num_prompts).T for each in (values, truth))
     told = [(a, b) for a, b in zip(own, other, strict=True) if np.ptp(a) > 0 and np.ptp(b) > 0]
     if not told:
-        raise DataError("no prompt on which both judges tell responses apart; raise --pool or the temperature")
+        return {"pearson": None, "points": 0}
     found = [float(np.corrcoef(a, b)[0, 1]) for a, b in told]
     interval = statistics.paired_difference([found], [[0.0] * len(found)])
     return {**_estimated("pearson", interval), "points": len(told)}

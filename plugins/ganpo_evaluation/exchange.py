@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ganpo_core import Prompt
+from ganpo_core import DataError, Prompt, first_line
 from ganpo_core.data import TokenPair
-from ganpo_evaluation.texts import as_messages, text_of
+from ganpo_evaluation.texts import as_messages, plain_text
 
 
 def tokenize_exchange(tokenizer: Any, prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
     """(prompt, response) ids as in training: through the chat template where there is one, else text and its end."""
     if not tokenizer.chat_template:
-        prompt_ids = tokenizer(text_of(prompt))["input_ids"]
+        prompt_ids = tokenizer(plain_text(prompt))["input_ids"]
+        if not prompt_ids:
+            raise DataError("a prompt has no tokens: it is empty, and the tokenizer begins no text with a token of its own")
         if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id:
             prompt_ids = prompt_ids[:-1]
         return prompt_ids, [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     turns = as_messages(prompt)
-    opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": response}], tokenize=False)
+    opening = through_template(tokenizer, turns, add_generation_prompt=True)
+    whole = through_template(tokenizer, [*turns, {"role": "assistant", "content": response}])
     rest = whole[len(opening) :] if whole.startswith(opening) else response
     prompt_ids, whole_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (opening, opening + rest))
     if whole_ids[: len(prompt_ids)] == prompt_ids:
         return prompt_ids, whole_ids[len(prompt_ids) :]
     return prompt_ids, tokenizer(rest, add_special_tokens=False)["input_ids"]
+
+
+def through_template(tokenizer: Any, turns: Sequence[Mapping[str, object]], **options: bool) -> str:
+    """A conversation as text. Raises DataError for one that the chat template refuses: some know no system turn."""
+    try:
+        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, **options))
+    except Exception as error:  # a template is a program: on a strange row it may raise anything
+        roles = ", ".join(str(turn["role"]) for turn in turns)
+        raise DataError(f"the chat template refuses a conversation of {roles}: {first_line(error)}") from error
 
 
 def token_pairs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def generate(
         raise typer.BadParameter("--dtype: float32 or bfloat16")
     asked = read_prompts(prompts)[:limit]
     texts = [prompt for prompt, _ in asked]
-    levels = parse_temperatures(temperatures) if temperatures else [temperature]
+    levels = parse_temperatures(str(temperature) if temperatures is None else temperatures)
     labels = [f"{level:g}" for level in levels]
     if match_entropy:
         levels.append(matched_temperature(run, reference, entropy_data))
@@ -77,9 +78,9 @@ def parse_temperatures(text: str) -> list[float]:
         found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise typer.BadParameter(f"--temperatures: numbers separated by commas, got '{text}'") from error
-    if not found or min(found) < 0:
-        raise typer.BadParameter(f"--temperatures: at least one, none below 0, got '{text}'")
-    return found
+    if not found or not all(0 <= each < math.inf for each in found):
+        raise typer.BadParameter(f"--temperatures: at least one, finite, none below 0, got '{text}'")
+    return list(dict.fromkeys(found))
 
 
 def matched_temperature(run: str, reference: str | None, data: Path | None, count: int = 400) -> float:

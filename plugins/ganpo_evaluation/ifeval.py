@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ganpo_core import DataError, GanpoError, Judge, Prompt, Scorer
-from ganpo_evaluation.texts import read_rows, text_of
+from ganpo_evaluation.texts import prompt_key, read_rows, text_of
 
 SENTENCES = Path(__file__).parent / "punkt"
 """Abbreviations for nltk's sentence splitter, in its own format: nothing is fetched at run time."""
@@ -58,10 +58,10 @@ class IFEval(Judge):
 def load_checkers(data: Path) -> Callable[[str, str], Followed]:
     """A function (prompt, response) -> Followed. Raises GanpoError where lm-eval is not installed."""
     strict, loose, example = _lm_eval()
-    known = {str(row["prompt"]).strip(): row for row in read_rows(data, needed=("prompt", "instruction_id_list", "kwargs"))}
+    known = {prompt_key(str(row["prompt"])): row for row in read_rows(data, needed=("prompt", "instruction_id_list", "kwargs"))}
 
     def follows(prompt: str, response: str) -> Followed:
-        row = known.get(prompt.strip())
+        row = known.get(prompt_key(prompt))
         if row is None:
             raise DataError(f"{data}: no instructions for the prompt {prompt[:60]!r}; prompts are matched by their text")
         given = example(row.get("key", 0), row["instruction_id_list"], row["prompt"], row["kwargs"])

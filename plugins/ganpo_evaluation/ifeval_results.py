@@ -9,7 +9,7 @@ from typing import Any
 from ganpo_core import statistics
 from ganpo_evaluation.ifeval import accuracies, load_checkers
 from ganpo_evaluation.results import Result, Row
-from ganpo_evaluation.texts import read_answers, read_rows, text_of
+from ganpo_evaluation.texts import names_apart, prompt_key, read_answers, read_rows, short_paths, text_of
 
 MEASURES = ("prompt_strict", "instruction_strict", "prompt_loose", "instruction_loose")
 
@@ -17,20 +17,23 @@ MEASURES = ("prompt_strict", "instruction_strict", "prompt_loose", "instruction_
 def from_responses(paths: Sequence[Path], data: Path) -> Result:
     """Strict and loose, for prompts and for single instructions, in %, with Wilson's intervals."""
     follows = load_checkers(data)
-    asked = len(read_rows(data))
+    asked = len({prompt_key(str(row["prompt"])) for row in read_rows(data)})
     rows: list[Row] = []
     notes = ["strict: the response as it stands; loose: also without its first line, last line or asterisks."]
-    for path in paths:
+    for path, name in zip(paths, names_apart([path.stem for path in paths], short_paths(paths)), strict=True):
         answers = read_answers(path)
         found = [follows(text_of(answer.instruction), answer.output) for answer in answers]
-        row: dict[str, str | float | int | None] = {"responses": path.stem, "prompts": len(answers)}
-        for name, flags in accuracies(found).items():
+        row: dict[str, str | float | int | None] = {"responses": name, "prompts": len(answers)}
+        for measure, flags in accuracies(found).items():
             interval = statistics.wilson_interval(flags)
-            told = name.replace("_", " ")
+            told = measure.replace("_", " ")
             row |= {told: 100 * interval.estimate, f"{told} low": 100 * interval.low, f"{told} high": 100 * interval.high}
         rows.append(row)
-        if len(answers) != asked:
-            notes.append(f"{path.name}: {len(answers)} of {asked} prompts have a response; the others are not counted")
+        answered = len({prompt_key(answer.instruction) for answer in answers})
+        if answered != asked:
+            notes.append(f"{name}: {answered} of {asked} prompts have a response; the others are not counted")
+        if answered != len(answers):
+            notes.append(f"{name}: {len(answers)} responses to {answered} prompts; each of them counts")
     return Result("ifeval", "IFEval: accuracies in %", rows, (), notes, facts={"data": str(data)})
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ganpo_core import ConfigError, first_line
+from ganpo_evaluation.texts import short_paths
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -45,6 +47,13 @@ def load_language_model(path: str, dtype: Dtype = "float32") -> LanguageModel:
         tokenizer.pad_token = tokenizer.eos_token
     name = Path(path).resolve().name if Path(path).exists() else path
     return LanguageModel(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+
+
+def load_apart(paths: Sequence[str], dtype: Dtype = "float32") -> list[LanguageModel]:
+    """Several models, each with a name of its own: as many of a path's last parts as it takes."""
+    places = [path for path in paths if Path(path).exists()]
+    short = dict(zip(places, short_paths([Path(place) for place in places]), strict=True))
+    return [replace(load_language_model(path, dtype), name=short.get(path, path)) for path in paths]
 
 
 def policy_folder(path: str) -> str:

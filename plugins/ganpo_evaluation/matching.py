@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ganpo_core import DataError
-from ganpo_core.entropy import mean_entropy, temperature_of
+from ganpo_core.entropy import COLDEST, HOTTEST, mean_entropy, temperature_of
 from ganpo_evaluation.language_model import LanguageModel
 
 MOST_KEPT = 2**27
@@ -48,17 +48,33 @@ def read_sequences(data: Path, tokenizer: Any, count: int, max_length: int) -> S
 
 
 def match_entropy(policy: LanguageModel, reference: LanguageModel, sequences: Sequences, batch_size: int = 8) -> Matched:
-    """The policy's temperature, from teacher-forced distributions at the response tokens."""
+    """The policy's temperature, from teacher-forced distributions at the response tokens. Raises DataError for none."""
     theirs, mine = entropy_of(reference, sequences, batch_size)(1.0), entropy_of(policy, sequences, batch_size)
-    return Matched(temperature_of(mine, theirs), mine(1.0), theirs, len(sequences))
+    found = matched_at(mine, theirs)
+    if found is None:
+        raise DataError(f"{policy.name}: {unmatched(theirs, 1.0)}, the entropy of {reference.name} at 1")
+    return Matched(found, mine(1.0), theirs, len(sequences))
+
+
+def matched_at(entropy_at: EntropyAt, entropy: float, near: float = 1.0) -> float | None:
+    """The temperature at which a model has an entropy, looked for around `near`; None where none there has it."""
+    found = temperature_of(entropy_at, entropy, near)
+    return found if COLDEST * near < found < HOTTEST * near else None
+
+
+def unmatched(entropy: float, near: float) -> str:
+    """What to say where there is no such temperature."""
+    return f"at no temperature from {COLDEST * near:g} to {HOTTEST * near:g} is it at {entropy:.3g} nats a token"
 
 
 def entropy_of(model: LanguageModel, sequences: Sequences, batch_size: int = 8) -> EntropyAt:
-    """Mean token entropy as a function of temperature, in nats."""
+    """Mean token entropy as a function of temperature, in nats; 0 at T = 0, where the likeliest token is certain."""
     num_logits = sum(len(response) for _, response in sequences) * model.model.config.get_text_config().vocab_size
     kept = list(_logits(model, sequences, batch_size)) if num_logits <= MOST_KEPT else None
 
     def entropy_at(temperature: float) -> float:
+        if temperature == 0:
+            return 0.0
         total, count = 0.0, 0
         for logits_MV in _logits(model, sequences, batch_size) if kept is None else kept:
             total += mean_entropy(logits_MV, temperature) * len(logits_MV)

@@ -9,6 +9,7 @@ from typing import Any
 from ganpo_core import DataError, Judge, Prompt, statistics
 from ganpo_core.data.flaws import RowError
 from ganpo_core.data.formats import TextPair, parse_row
+from ganpo_evaluation.asking import asked
 from ganpo_evaluation.results import Result, Row
 from ganpo_evaluation.texts import read_rows
 
@@ -40,10 +41,10 @@ def accuracy(judge: Judge, name: str, path: Path, limit: int | None) -> Result:
     """Accuracy with Wilson's interval, over all pairs and by source; a tie is one half."""
     pairs = read_pairs(path)[:limit]
     prompts = [prompt for prompt, _, _, _ in pairs]
-    score = judge.build()
+    score = asked(judge)
     chosen = score(prompts, [text for _, text, _, _ in pairs])
     rejected = score(prompts, [text for _, _, text, _ in pairs])
-    right = statistics.win_shares(list(chosen), list(rejected))
+    right = statistics.win_shares(chosen, rejected)
     sources = list(dict.fromkeys(source for _, _, _, source in pairs))
     rows = [_row("all", right)]
     if len(sources) > 1:

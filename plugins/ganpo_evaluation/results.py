@@ -13,9 +13,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+WIDE = 180
+"""Characters of a table that does not go to a terminal."""
 PAPER = "arXiv 2601.22083"
 """Where the figures are from that are labelled as the paper's."""
-Value = str | float | int | None
+Value = str | float | int | bool | None
 Row = Mapping[str, Value]
 
 
@@ -67,7 +69,7 @@ def show(result: Result, folder: Path, draw: Callable[[Any], None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(result.as_json()), indent=1, ensure_ascii=False)
     (folder / f"{result.name}.json").write_text(text + "\n", encoding="utf-8")
-    console = Console(highlight=False)
+    console = plain_console()
     if console.is_terminal:
         console.print(result.table())
     else:
@@ -81,6 +83,8 @@ def shown(value: Value) -> str:
     """A value as a table shows it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else ""
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) >= 100 else f"{value:.3f}"
     return str(value)
@@ -98,9 +102,14 @@ def _with_intervals(row: Row) -> Row:
     return told
 
 
+def plain_console(width: int | None = None) -> Console:
+    """A console that prints what it is given: names and texts are anyone's, and `[…]` or `:x:` in them is no markup."""
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
 def _wide(result: Result) -> str:
     """Into a file or a pipe a table is as wide as it needs to be."""
-    console = Console(width=180, highlight=False)
+    console = plain_console(WIDE)
     with console.capture() as captured:
         console.print(result.table())
     return captured.get().rstrip()
@@ -112,9 +121,10 @@ def _draw(draw: Callable[[Any], None], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure = plt.figure(figsize=(9, 4.5), layout="constrained")
-    draw(figure)
-    figure.savefig(path, dpi=130)
+    with mpl.rc_context({"text.parse_math": False}):  # a dollar in a name is no formula
+        figure = plt.figure(figsize=(9, 4.5), layout="constrained")
+        draw(figure)
+        figure.savefig(path, dpi=130)
     plt.close(figure)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ganpo_core import ConfigError, Judge, PositiveInt, Prompt, Scorer, first_line
-from ganpo_evaluation.texts import as_messages, text_of
+from ganpo_evaluation.exchange import through_template
+from ganpo_evaluation.texts import as_messages, plain_text
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ class RewardModel(Judge):
 def _encode(tokenizer: Any, prompt: Prompt, response: str) -> list[int]:
     """A conversation's tokens; without a chat template, prompt and response as a pair of texts."""
     if tokenizer.chat_template:
-        turns = [*as_messages(prompt), {"role": "assistant", "content": response}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        turns: list[dict[str, object]] = [*as_messages(prompt), {"role": "assistant", "content": response}]
+        text = through_template(tokenizer, turns)
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
-        ids = tokenizer(text_of(prompt), response)["input_ids"]
+        ids = tokenizer(plain_text(prompt), response)["input_ids"]
     return ids

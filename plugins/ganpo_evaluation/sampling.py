@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ganpo_core import ConfigError, GanpoError, Prompt
+from ganpo_core import ConfigError, DataError, GanpoError, Prompt
+from ganpo_evaluation.exchange import through_template
 from ganpo_evaluation.language_model import LanguageModel
-from ganpo_evaluation.texts import as_messages, text_of
+from ganpo_evaluation.texts import as_messages, plain_text
 
 Engine = Literal["transformers", "vllm"]
 
@@ -60,7 +61,7 @@ def generate_with_vllm(path: str, prompts: Sequence[Prompt], samplings: Sequence
         if has_template:
             outputs = engine.chat([as_messages(prompt) for prompt in prompts], parameters)
         else:
-            outputs = engine.generate([text_of(prompt) for prompt in prompts], parameters)
+            outputs = engine.generate([plain_text(prompt) for prompt in prompts], parameters)
         yield [output.outputs[0].text for output in outputs]
 
 
@@ -68,12 +69,14 @@ def encode(policy: LanguageModel, prompt: Prompt, room: int) -> list[int]:
     """A prompt's tokens, with the template's opening of an answer; the beginning gives way where `room` needs it."""
     tokenizer = policy.tokenizer
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(as_messages(prompt), tokenize=False, add_generation_prompt=True)
+        text = through_template(tokenizer, as_messages(prompt), add_generation_prompt=True)
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
-        ids = tokenizer(text_of(prompt))["input_ids"]
+        ids = tokenizer(plain_text(prompt))["input_ids"]
         if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers end every text
             ids = ids[:-1]
+    if not ids:
+        raise DataError("a prompt has no tokens: it is empty, and the tokenizer begins no text with a token of its own")
     if policy.context is not None and len(ids) + room > policy.context:
         if room >= policy.context:
             raise ConfigError(f"--max-new-tokens: {room} leaves no room for a prompt: the model's context is {policy.context}")

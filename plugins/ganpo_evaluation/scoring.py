@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command()
 def score(
-    run: Annotated[str, typer.Argument(help="A run's folder; with --judge its meaning is the judge's `run` or `path`.")],
+    run: Annotated[str, typer.Argument(help="A run's folder; with --judge, that judge's `run` or `path`, if it has one.")],
     responses: Annotated[Path, typer.Option(help="Rows of `instruction` and `output`, or of `prompt` and `response`.")],
     output: Annotated[Path, typer.Option(help="Where the rows go, each with its `score`: JSONL.")],
     judge: Annotated[str, typer.Option(help="By default the run's discriminators.")] = "critic",
@@ -25,12 +25,12 @@ def score(
     """Score responses with a run's trained discriminators; the judge's options are those of `ganpo describe judge critic`."""
     from dataclasses import asdict
 
+    from ganpo_evaluation.asking import asked
     from ganpo_evaluation.texts import read_answers
 
-    key = "run" if judge in ("critic", "implicit_reward") else "path"
-    chosen = choose_judge(judge, [f"{key}={run}", *(options or ())], plugin)
+    chosen = choose_judge(judge, options, plugin, {"run": run, "path": run})
     answers = read_answers(responses)
-    scores = chosen.build()([answer.instruction for answer in answers], [answer.output for answer in answers])
+    scores = asked(chosen)([answer.instruction for answer in answers], [answer.output for answer in answers])
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", encoding="utf-8") as file:
         for answer, value in zip(answers, scores, strict=True):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ganpo_core import DataError, Prompt
+from ganpo_core.data.messages import text_of as content_text
 
 PROMPT_KEYS = ("instruction", "prompt", "question", "messages")
 RESPONSE_KEYS = ("output", "response", "completion")
@@ -23,11 +24,24 @@ class Answer:
     dataset: str | None = None
 
 
+def read_text(path: Path) -> str:
+    """A file's text, without a byte order mark. Raises DataError where it cannot be read, or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: a folder; give a file in it") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise DataError(f"{path}: not UTF-8 ({where}); convert it, as `iconv -t UTF-8` does") from error
+
+
 def read_rows(path: Path, needed: Sequence[str] = ()) -> list[dict[str, object]]:
     """The rows of a JSON list or of a JSONL file. Raises DataError for a file that is missing or holds something else."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
         # Not splitlines(): JSON strings may hold the line separators of Unicode.
         lines = [line for line in text.split("\n") if line.strip()]
@@ -48,7 +62,10 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> list[dict[str, object]]
 def read_prompts(path: Path) -> list[tuple[Prompt, str | None]]:
     """Each row's prompt, and the data set that it says it is from."""
     if path.suffix == ".txt":
-        return [(line, None) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in read_text(path).split("\n") if line.strip()]
+        if not lines:
+            raise DataError(f"{path}: no lines")
+        return [(line, None) for line in lines]
     return [(prompt_of(row, path, index), _text(row.get("dataset"))) for index, row in enumerate(read_rows(path))]
 
 
@@ -86,10 +103,41 @@ def text_of(prompt: Prompt) -> str:
     """A prompt's text; of messages, those of the last user turn."""
     if isinstance(prompt, str):
         return prompt
-    said = [str(message["content"]) for message in prompt if message["role"] == "user"]
+    said = [content_text(message.get("content")) for message in prompt if message["role"] == "user"]
     if not said:
         raise DataError(f"a prompt of {len(prompt)} messages has none of role 'user'")
     return said[-1]
+
+
+def plain_text(prompt: Prompt) -> str:
+    """A prompt's text for a tokenizer without a chat template. Raises DataError for a conversation, which needs one."""
+    if not isinstance(prompt, str) and len(prompt) > 1:
+        raise DataError(
+            f"a prompt is a conversation of {len(prompt)} messages, and the tokenizer has no chat template. Add a "
+            "chat_template.jinja beside it, or give prompts of plain text"
+        )
+    return text_of(prompt)
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """What two rows with the same prompt have in common: one user message is its text, and outer blanks do not count."""
+    if isinstance(prompt, str) or (len(prompt) == 1 and prompt[0]["role"] == "user"):
+        return "\n".join(text_of(prompt).strip().splitlines())
+    return json.dumps([[message["role"], content_text(message.get("content")).strip()] for message in prompt])
+
+
+def names_apart(names: Sequence[str], details: Sequence[str]) -> list[str]:
+    """Each name, with its detail behind it where another is called the same."""
+    return [name if names.count(name) == 1 else f"{name} ({detail})" for name, detail in zip(names, details, strict=True)]
+
+
+def short_paths(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path: as many as it takes to tell them apart."""
+    whole = [path.resolve() for path in paths]
+    depth = 1
+    while len({path.parts[-depth:] for path in whole}) < len(set(whole)):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in whole]
 
 
 def as_messages(prompt: Prompt) -> list[dict[str, object]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ganpo_core import DataError, GanpoError, first_line
 from ganpo_report.drawing import COLOURS, pyplot_figure
+from ganpo_report.facts import as_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -182,7 +183,7 @@ def write(found: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     """`anchor_distance.json` and `anchor_distance.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     written, drawn = folder / "anchor_distance.json", folder / "anchor_distance.png"
-    written.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    written.write_text(as_text(found), encoding="utf-8")
     figure, panels = pyplot_figure(2)
     labels = {"cosine": "1 - cosine of pooled states", "l2": "L2 of pooled states"}
     for axes, (name, label) in zip(panels, labels.items(), strict=True):

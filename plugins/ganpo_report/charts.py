@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ganpo_report.drawing import Curve, Drawing, draw
 from ganpo_report.runs import RunFolder, Series
-from ganpo_report.tables import BUCKET, TEMPERATURE, Table, number
+from ganpo_report.tables import AGAINST, BUCKET, MATCHED, TEMPERATURE, Table, number
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def table_charts(table: Table, runs: Sequence[str] = ()) -> list[Drawing]:
 
 
 def _temperature_charts(table: Table, temperature: str, runs: Sequence[str]) -> Iterator[Drawing]:
-    matched = table.column("matched")
+    matched, against = table.column(MATCHED), table.column(AGAINST)
     named = table.by_name(temperature)
     colours = _colours(named, runs)
     for measure in _measures(table, temperature):
@@ -207,7 +207,8 @@ def _temperature_charts(table: Table, temperature: str, runs: Sequence[str]) -> 
         for name, own in named.items():
             for is_matched in (False, True):
                 rows = [row for row in own if bool(matched and row.get(matched)) == is_matched]
-                points = sorted((number(row.get(temperature)), number(row.get(measure))) for row in rows)
+                place = against if is_matched and against else temperature
+                points = sorted((number(row.get(place)), number(row.get(measure))) for row in rows)
                 points = [point for point in points if all(map(math.isfinite, point))]
                 if points:
                     x, y = zip(*points, strict=True)
@@ -216,7 +217,11 @@ def _temperature_charts(table: Table, temperature: str, runs: Sequence[str]) -> 
         if any(len(curve.x) > 1 for curve in curves):
             caption = "Each point is one temperature."
             if any(not curve.joined for curve in curves):
-                caption += " Diamonds: the temperature at which a policy is as random as the reference is at 1."
+                caption += (
+                    " Diamonds: a policy as random as the reference is at the temperature above which they stand."
+                    if against
+                    else " Diamonds: the temperature at which a policy is as random as the reference is at 1."
+                )
             yield draw(f"{table.title}: {measure}", caption, curves, x_label="temperature", y_label=measure)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -55,6 +54,7 @@ def diff(
 ) -> None:
     """Compare two runs. Exit status: 0 if they are the same, 1 if they differ, 2 if they cannot be compared."""
     from ganpo_report.differences import compare, tables
+    from ganpo_report.facts import as_text
     from ganpo_report.runs import read_runs
 
     try:
@@ -66,7 +66,7 @@ def diff(
         raise typer.Exit(2) from None
     if as_json is not None:
         as_json.parent.mkdir(parents=True, exist_ok=True)
-        as_json.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+        as_json.write_text(as_text(found.as_json()), encoding="utf-8")
     if found.identical:
         print("the same: settings, versions, data, weights and every logged metric")
         return
@@ -105,7 +105,7 @@ def anchor_distance(
 def _show(tables: list[Table]) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names are anyone's: `[…]` in them is no markup
     console.width = max(console.width, 100)
     for table in tables:
         console.print(table)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ganpo_report.findings import Finding, Level
 from ganpo_report.runs import RunFolder
-from ganpo_report.tables import TEMPERATURE, Table, number
+from ganpo_report.tables import AGAINST, MATCHED, TEMPERATURE, Table, Value, number
 
 
 def comparisons(runs: Sequence[RunFolder]) -> list[Finding]:
@@ -50,26 +50,36 @@ def evaluated(tables: Sequence[Table]) -> list[Finding]:
 
 def matched_entropy(table: Table) -> Iterator[Finding]:
     """Rows at T >= 1 stand beside one at the reference's token entropy, or mean little."""
-    temperature, matched = table.column(*TEMPERATURE), table.column("matched")
+    temperature, matched, against = table.column(*TEMPERATURE), table.column(MATCHED), table.column(AGAINST)
     measure = table.column("strict", "valid", "win", "win_rate")
     if temperature is None or measure is None:
         return
     named = table.by_name(temperature)
     hot = [name for name, rows in named.items() if any(number(row.get(temperature)) >= 1 for row in rows)]
-    at_match = {name: row for name, rows in named.items() for row in rows if matched and row.get(matched)}
+
+    def theirs_at(row: Mapping[str, Value]) -> float:
+        """The temperature at which the reference is as random as a matched row."""
+        return number(row.get(against)) if against else 1.0
+
+    at_match = {
+        name: min(own, key=lambda row: (theirs_at(row) != 1, theirs_at(row)))
+        for name, rows in named.items()
+        if (own := [row for row in rows if matched and row.get(matched)])
+    }
     if hot and not at_match:
         yield Finding(
             "note",
             f"{table.title}: no row at matched entropy. A policy that is merely surer of itself looks better at T >= 1.",
         )
-    anchor = next((rows for name, rows in named.items() if "reference" in name and "colder" not in name), [])
-    own = next((row for row in anchor if number(row.get(temperature)) == 1), None)
-    if own is not None:
-        for name, row in at_match.items():
-            mine, theirs = number(row.get(measure)), number(own.get(measure))
+    reference = next((rows for name, rows in named.items() if "reference" in name and "colder" not in name), [])
+    for name, row in at_match.items():
+        beside = next((each for each in reference if number(each.get(temperature)) == theirs_at(row)), None)
+        if beside is not None:
+            mine, theirs = number(row.get(measure)), number(beside.get(measure))
+            at = "" if theirs_at(row) == 1 else f" at {theirs_at(row):g}"
             level: Level = "good" if mine >= theirs else "note"
             yield Finding(
                 level,
-                f"{name}: at the reference's token entropy (T = {number(row.get(temperature)):.2f}) {measure} is {mine:.3f}; "
+                f"{name}: at the reference's token entropy{at} (T = {number(row.get(temperature)):.2f}) {measure} is {mine:.3f}; "
                 f"the reference's own is {theirs:.3f}.",
             )

@@ -90,10 +90,10 @@ def draw(
         axes.set_yscale("log")
     elif zero:
         axes.axhline(0.0, color=FAINT, linewidth=1, zorder=0)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_xlabel(x_label, parse_math=False)  # a dollar in a name is no formula
+    axes.set_ylabel(y_label, parse_math=False)
     if ticks:
-        axes.set_xticks(range(len(ticks)), labels=list(ticks))
+        axes.set_xticks(range(len(ticks)), labels=list(ticks), parse_math=False)
     return Drawing(title, caption, as_svg(figure, title), legend_of(curves))
 
 

@@ -159,11 +159,24 @@ def show(value: object) -> str:
     return str(value)
 
 
+def as_text(found: Mapping[str, Any]) -> str:
+    """JSON for a file; JSON has no nan, so what is not finite is null."""
+    return json.dumps(_finite(found), indent=1, ensure_ascii=False) + "\n"
+
+
 def show_setting(value: object) -> str:
     """A value as a run file has it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return (f"{value:g}" if float(f"{value:g}") == value else repr(value)) if isinstance(value, float) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _belongs(key: str, section: str) -> bool:

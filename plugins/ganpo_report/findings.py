@@ -249,7 +249,7 @@ def distances(run: RunFolder) -> Iterator[Finding]:
     for prefix in run.adversaries:
         chosen, rejected = (run.series(f"{prefix}/{side}/distance") for side in ("chosen", "rejected"))
         if chosen and rejected:
-            kind = run.settings.get("divergence.use", "its distance")
+            kind = run.divergence_of(prefix) or "its distance"
             yield Finding(
                 "good",
                 f"{prefix}: by {kind}, the latents end {chosen.late:.3g} (chosen) and {rejected.late:.3g} (rejected) away "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganpo_core import DataError
 from ganpo_report.drawing import Curve, plot_curves, pyplot_figure
+from ganpo_report.facts import as_text
 from ganpo_report.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def measure(runs: Sequence[RunFolder]) -> dict[str, Any]:
             )
         found[run.name] = {
             "objective": run.settings.get("objective.use"),
-            "divergence": run.settings.get("divergence.use"),
+            "divergence": ", ".join(run.divergences) or None,
             "seed": run.settings.get("seed"),
             "steps": series["margin"].steps,
             **{name: each.values for name, each in series.items()},
@@ -63,7 +63,7 @@ def write(found: dict[str, Any], folder: Path) -> tuple[Path, Path]:
     """`margins.json` and `margins.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     written, drawn = folder / "margins.json", folder / "margins.png"
-    written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    written.write_text(as_text(found), encoding="utf-8")
     figure, panels = pyplot_figure(2)
     labels = {"margin": "mean reward margin", "accuracy": "reward accuracy"}
     for axes, (name, label) in zip(panels, labels.items(), strict=True):
@@ -72,7 +72,8 @@ def write(found: dict[str, Any], folder: Path) -> tuple[Path, Path]:
         axes.set(xlabel="step", ylabel=label)
         for line, curve in zip(axes.lines, curves, strict=True):
             line.set_label(curve.name)
-    panels[0].legend(frameon=False)
+    for text in panels[0].legend(frameon=False).get_texts():
+        text.set_parse_math(False)  # a dollar in a name is no formula
     figure.suptitle("Margins over training (compare the paper's Figures 6 to 9)", fontsize=11)
     figure.savefig(drawn, dpi=150)
     return written, drawn

@@ -20,6 +20,8 @@ from ganpo_report.runs import RunFolder
 from ganpo_report.tables import BUCKET, TEMPERATURE, Outputs, Table, find, merge
 
 TEMPLATES = Path(__file__).parent / "templates"
+MOST_SHOWN = 4000
+"""Characters of a prompt or an answer."""
 DASH_ARRAYS = ("", "7 3", "2 3", "7 3 2 3")
 """As drawing.DASHES, for legends."""
 
@@ -122,8 +124,7 @@ def _lead(runs: Sequence[RunFolder]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side. Each has its colour in every chart."
     run = runs[0]
-    kinds = [str(value) for key, value in run.settings.items() if key.endswith("divergence.use")]
-    beside = f", with {' and '.join(kinds)} beside it" if kinds else ""
+    beside = f", with {' and '.join(run.divergences)} beside it" if run.divergences else ""
     return f"Objective {run.settings.get('objective.use')}{beside}; {run.last_step} steps."
 
 
@@ -232,14 +233,20 @@ def _samples(outputs: Sequence[Outputs], most: int) -> Section:
         return Section("samples", "Samples", lead)
     shared = [prompt for prompt in outputs[0].responses if all(prompt in each.responses for each in outputs)]
     prompts = shared or list(outputs[0].responses)
-    samples = [
-        Sample(prompt, tuple((each.title, each.responses[prompt]) for each in outputs if prompt in each.responses))
-        for prompt in prompts[:most]
-    ]
+
+    def answered(prompt: str) -> tuple[tuple[str, str], ...]:
+        return tuple((each.title, _shortened(each.responses[prompt])) for each in outputs if prompt in each.responses)
+
+    samples = [Sample(_shortened(prompt), answered(prompt)) for prompt in prompts[:most]]
     lead = f"The first {len(samples)} of {len(prompts)} prompts, not chosen by anyone."
     if not shared and len(outputs) > 1:
         lead += " The runs answered different prompts, so each is shown alone."
     return Section("samples", "Samples", lead, (Part("samples", samples),))
+
+
+def _shortened(text: str) -> str:
+    """What a person reads of a sample; the rest is in its file."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} […] ({len(text) - MOST_SHOWN:,} more characters)"
 
 
 def _kind(table: Table) -> str:

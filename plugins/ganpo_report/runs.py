@@ -83,6 +83,18 @@ class RunFolder:
         return tuple(key.removesuffix("/penalty") for key in self.keys if key.endswith("/penalty"))
 
     @property
+    def divergences(self) -> tuple[str, ...]:
+        """What is beside the objective: the divergence of each adversary."""
+        return tuple(str(value) for key, value in self.settings.items() if key.endswith("divergence.use"))
+
+    def divergence_of(self, adversary: str) -> str:
+        """That of the adversary that logs under a prefix; empty where the run file does not say."""
+        name = adversary.partition("/")[2]
+        place = next((key.removesuffix("name") for key, value in self.settings.items() if name and value == name
+                      and key.startswith("adversaries.") and key.endswith(".name")), "")  # fmt: skip
+        return str(self.settings.get(f"{place}divergence.use", ""))
+
+    @property
     def last_step(self) -> int:
         """Of the last line."""
         return max((int(line["step"]) for line in (*self.training, *self.held_out)), default=0)
@@ -107,7 +119,12 @@ def _read(folder: Path, name: str) -> RunFolder:
     run_file, metrics = folder / "run.yaml", folder / "metrics.jsonl"
     if not run_file.is_file():
         raise DataError(f"{folder} is not a run: it has no run.yaml; give the output_dir of `ganpo train`")
-    settings = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    try:
+        settings = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{run_file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise DataError(f"{run_file}: a mapping was expected, found {'nothing' if settings is None else repr(settings)[:60]}")
     plugins = _json(folder / "plugins.json")
     versions = {"python": plugins.get("python"), **plugins.get("packages", {})}
     versions |= {f"plugin {name}": found.get("version") for name, found in plugins.get("plugins", {}).items()}
@@ -131,11 +148,17 @@ def _lines(path: Path) -> list[Line]:
     """The lines that end: a run that is still going, or that was killed, can leave a part of one."""
     if not path.is_file():
         return []
-    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in complete]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON lines: {error}") from error
+    complete = path.read_bytes().split(b"\n")[:-1]
+    found: list[Line] = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            values = json.loads(line)
+        except ValueError as error:  # UnicodeDecodeError is one
+            raise DataError(f"{path}, line {number}: not JSON: {error}") from error
+        if not isinstance(values, dict) or "step" not in values:
+            raise DataError(f"{path}, line {number}: metrics with their step were expected, found {line[:60]!r}")
+        found.append({key: value for key, value in values.items() if isinstance(value, int | float)})
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -143,7 +166,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: a mapping was expected, found a {type(found).__name__}")

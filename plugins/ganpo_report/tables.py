@@ -14,8 +14,8 @@ TABLE_PLACES = ("evaluation/*.json",)
 OUTPUT_PLACES = ("samples*.json", "*outputs*.json", "samples/*.json", "generations/*.json", "evaluation/*.json")
 TEMPERATURE, BUCKET = ("temperature", "t"), ("bucket", "length_bucket", "length bucket")
 """Names of the columns by which a table is drawn."""
-MATCHED, AT_MATCHED = "matched T", " at it"
-"""Columns of a table that has what it measured at the matched temperature in the same row."""
+MATCHED, AGAINST = "matched", "against t"
+"""Columns that say whether a row is at the reference's entropy, and at which temperature of the reference; left out, at 1."""
 OUTPUT_KEYS = {"instruction", "output"}
 
 
@@ -129,8 +129,6 @@ def _table(written: object, run: str, name: str, stem: str) -> Table | None:
         columns = list(dict.fromkeys(key for row in (*rows, *paper) for key in row))
     if not isinstance(columns, list):
         return None
-    if MATCHED in columns and any(column.lower() in TEMPERATURE for column in columns):
-        columns, rows = _with_matched_rows([_row(row, columns) for row in rows], columns)
     return Table(
         title=str(written.get("title") or title),
         columns=tuple(map(str, columns)),
@@ -140,21 +138,6 @@ def _table(written: object, run: str, name: str, stem: str) -> Table | None:
         run=run,
         file=name,
     )
-
-
-def _with_matched_rows(rows: Sequence[Mapping[str, Value]], columns: Sequence[str]) -> tuple[list[str], list[dict[str, Value]]]:
-    """What a row says of its matched temperature, as a row of its own: one temperature a row, and `matched` says which."""
-    temperature = next(column for column in columns if column.lower() in TEMPERATURE)
-    kept = [column for column in columns if column != MATCHED and not column.endswith(AT_MATCHED)]
-    found: list[dict[str, Value]] = []
-    for row in rows:
-        found.append({**{column: row.get(column) for column in kept}, "matched": False})
-        if row.get(MATCHED) is not None:
-            names = {column: value for column, value in row.items() if isinstance(value, str)}
-            measures = {column.removesuffix(AT_MATCHED): row.get(column) for column in columns if column.endswith(AT_MATCHED)}
-            found.append({**names, **measures, temperature: row[MATCHED], "matched": True})
-    place = kept.index(temperature) + 1
-    return [*kept[:place], "matched", *kept[place:]], found
 
 
 def _row(row: Any, columns: Sequence[str]) -> Mapping[str, Value]:

@@ -51,7 +51,10 @@ def test_a_preference_of_two_is_a_win_and_zero_a_tie(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(3.0)], "a preference is 3.0; AlpacaEval writes 1 to 2"),
+        ([row(3.0)], r"row 0: a preference is 3.0; AlpacaEval writes 1 \(output_1\) to 2"),
+        ([row(1.5), row(0.3)], "row 1: a preference is 0.3; .* to wins in 0 to 1, add 1"),
+        ([row(True)], "row 0: a preference is True"),
+        ([row(1.5, mine=None)], "row 0: output_2 is None, not text"),  # type: ignore[arg-type]
         ([row(None)], "no row has a preference"),
         ([row(1.5), row(1.5, generator_2="other")], "generator_2 is not one model but mine, other"),
         ([{"preference": 1}], "row 0 lacks output_1, output_2"),
@@ -99,7 +102,7 @@ def test_a_judge_compares_outputs_with_the_baselines(tmp_path: Path, capsys: pyt
     base = [{"instruction": f"i{k}", "output": "1234", "generator": "base"} for k in range(3)]
     mine = [{"instruction": f"i{k}", "output": "12345"[: 5 - k], "generator": "mine"} for k in range(3)]
     result = from_outputs(
-        [written(tmp_path / "mine.json", mine)], written(tmp_path / "base.json", base), Function(str(judge)), "f", None, 0
+        [written(tmp_path / "mine.json", mine)], written(tmp_path / "base.json", base), Function(str(judge)), "f", None, None, 0
     )
     assert result.rows[0]["win rate"] == 50.0
     assert result.rows[0]["length"] == 4
@@ -110,4 +113,4 @@ def test_a_judge_compares_outputs_with_the_baselines(tmp_path: Path, capsys: pyt
     assert (tmp_path / "out" / "alpaca.png").read_bytes()[:4] == b"\x89PNG"
     assert "paper: Gemma2-2B-it DPO" in capsys.readouterr().out
     with pytest.raises(DataError, match="no output for the instruction 'i2'"):
-        from_outputs([tmp_path / "mine.json"], written(tmp_path / "b.json", base[:2]), Function(str(judge)), "f", None, 0)
+        from_outputs([tmp_path / "mine.json"], written(tmp_path / "b.json", base[:2]), Function(str(judge)), "f", None, None, 0)

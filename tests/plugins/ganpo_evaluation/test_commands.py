@@ -57,10 +57,18 @@ def test_temperature_carries_the_matched_column_and_the_colder_reference(run: Pa
     rows = saved(files, "temperature")["rows"]
     names = [row["policy"] for row in rows]
     reference = names[0]
-    assert names == [reference] * 3 + ["ganpo"] * 3 + [f"{reference} colder, as sure as ganpo at 1"]
+    assert names == [reference] * 3 + ["ganpo"] * 5 + [f"{reference} colder, as sure as ganpo at 1"]
     mine = [row for row in rows if row["policy"] == "ganpo"]
-    assert "matched T" not in mine[0] or mine[0]["matched T"] is None
-    assert all(0.2 < row["matched T"] < 5 and 0 <= row["win at it"] <= 1 for row in mine[1:])
+    assert [(row["against T"], row["matched"]) for row in mine] == [(0, False), (1, False), (1, True), (1.5, False), (1.5, True)]
+    theirs = {row["T"]: row["entropy"] for row in rows[:3]}
+    assert theirs[0.0] == 0
+    for row in mine:
+        if row["matched"]:
+            assert row["entropy"] == pytest.approx(theirs[row["against T"]], rel=1e-6)
+            assert 0.2 < row["T"] < 5 * row["against T"]
+        else:
+            assert row["T"] == row["against T"]
+    assert rows[-1]["entropy"] == pytest.approx(mine[1]["entropy"], rel=1e-6)
     # Greedy decoding does not see the luck: the reference against itself ties on every prompt.
     assert rows[0]["win"] == 0.5
     assert reference.startswith("reference ")
@@ -78,8 +86,9 @@ def test_a_policy_that_is_its_reference_is_matched_at_the_same_temperature(tiny_
         "function", "--with", f"path={files / 'judge.py'}", "--temperatures", "1.25", "--max-new-tokens", 6,
         "--entropy-data", data, "--output", files,
     )
-    reference, policy, colder = saved(files, "temperature")["rows"]
-    assert policy["matched T"] == pytest.approx(1.25, rel=1e-5)
+    reference, plain, policy, colder = saved(files, "temperature")["rows"]
+    assert (plain["matched"], policy["matched"]) == (False, True)
+    assert policy["T"] == pytest.approx(1.25, rel=1e-5)
     assert colder["T"] == pytest.approx(1.0, rel=1e-5)
     assert (policy["score"], policy["win"], policy["length"]) == (reference["score"], reference["win"], reference["length"])
 
@@ -201,10 +210,10 @@ def test_an_ablation_trains_judges_and_resumes(tiny_model: Path, tiny_pairs: Pat
     assert "broken,objective.beta=0.1: failed: command line: training.max_steps: must be greater than 0, got -1" in found.output
     first = saved(files / "table", "ablation")
     mine = [row for row in first["rows"] if row.get("policy") == "plain,objective.beta=0.1"]
-    assert len(mine) == 1
+    assert [row["matched"] for row in mine] == [False, True]
     assert mine[0]["objective.beta"] == "0.1"
     assert mine[0]["step"] == 2
-    assert {"score", "win", "matched T", "loss"} <= set(mine[0])
+    assert {"score", "win", "against T", "loss"} <= set(mine[0])
     assert sum("error" in row for row in first["rows"]) == 2
     marks = {path: path.stat().st_mtime_ns for path in (files / "table").rglob("*.safetensors")}
     again = ganpo("ablate", files / "grid.yaml", "--only", "plain")

@@ -106,3 +106,26 @@ def test_the_command_exits_as_diff_does(
         assert "objective.beta" in captured.out and "0.3" in captured.out
     else:
         assert captured.out.startswith("the same:")
+
+
+def test_what_is_not_finite_and_what_looks_like_markup(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file of JSON without nan; a setting of many digits in full, where six of them are the same; brackets as they are."""
+    one = make_run([line(10, loss=0.7)], "[red]a", {"training.learning_rate": 0.1})
+    other = make_run([line(10, loss=float("nan"))], "[bold]b", {"training.learning_rate": 0.1000000001})
+    written = tmp_path / "difference.json"
+    monkeypatch.setattr(sys, "argv", ["ganpo", "diff", str(one.folder), str(other.folder), "--json", str(written)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+
+    def refused(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads(written.read_text(), parse_constant=refused)
+    assert [each["values"] for each in found["settings"]] == [["0.1", "0.1000000001"]]
+    assert found["metrics"][0]["values"] == [0.7, None]
+    printed = capsys.readouterr().out
+    assert "[red]a" in printed
+    assert "[bold]b" in printed

@@ -253,10 +253,30 @@ def test_several_adversaries_are_told_apart_by_name(make_run: MakeRun) -> None:
         for name in ("text", "image")
         for key, value in (("penalty", 0.25), ("gradient_ratio", 0.1), ("chosen__distance", 0.5), ("rejected__distance", 0.5))
     }
-    sections = [{"name": name, "divergence": {"use": kind}} for name, kind in (("text", "mse"), ("image", "cosine"))]
+    sections = [{"name": name, "divergence": {"use": kind}} for name, kind in (("image", "cosine"), ("text", "mse"))]
     text = Checker(make_page([make_run(lines(**GOOD, **metrics), settings={"adversaries": sections})])).text
     for expected in (
-        "with mse and cosine beside it", "Distance of the latents: text", "Penalty: image", "penalty, image",
-        "adversaries.1.divergence.use", "adversary/text: at the latents its gradient",
+        "with cosine and mse beside it", "Distance of the latents: text", "Penalty: image", "penalty, image",
+        "adversaries.0.divergence.use", "adversary/text: at the latents its gradient",
+        "adversary/image: by cosine, the latents end 0.5", "adversary/text: by mse, the latents end 0.5",
     ):  # fmt: skip
         assert expected in text, expected
+
+
+def test_a_huge_answer_is_shown_in_part(make_run: MakeRun) -> None:
+    rows = [{"instruction": "p" * 5000, "output": "a" * 3_000_000, "generator": "x"}]
+    page = make_page([make_run(files={"samples.json": json.dumps(rows)})])
+    assert "a" * 4000 + " […] (2,996,000 more characters)" in page
+    assert "p" * 4000 + " […] (1,000 more characters)" in page
+    assert len(page) < 1_000_000
+
+
+def test_a_dollar_in_a_name_is_no_formula(make_run: MakeRun) -> None:
+    rows = [{"policy": "a", "temperature": t, "win $x_ rate": t / 2} for t in (0.5, 1.0)]
+    buckets = [{"bucket": name, "win": 0.5} for name in ("$0_ to", "$5_ to")]
+    files = {"evaluation/sweep.json": json.dumps(rows), "evaluation/buckets.json": json.dumps(buckets)}
+    page = make_page([make_run(name="<b>[/x] $y_", files=files)])
+    assert page.count("win $x_ rate") >= 2
+    assert "$0_ to" in page
+    assert "<b>" not in page.replace("<b>a</b>", "")
+    assert "&lt;b&gt;[/x] $y_" in page

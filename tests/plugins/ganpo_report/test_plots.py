@@ -30,9 +30,11 @@ def test_margins_of_several_runs(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [make_run(name="dpo").folder, make_run(name="ganpo", settings={"divergence": {"use": "ragan"}}).folder]
+    sections = [{"name": "a", "divergence": {"use": "mse"}}, {"name": "b", "divergence": {"use": "cosine"}}]
+    runs.append(make_run(name="two", settings={"adversaries": sections}).folder)
     assert command(monkeypatch, "margins", *runs, "--output", tmp_path / "plots") == 0
     out = capsys.readouterr().out
-    assert "Figures 6 to 9" in out and "ragan" in out and "80.0%" in out
+    assert "Figures 6 to 9" in out and "ragan" in out and "mse, cosine" in out and "80.0%" in out
     found = json.loads((tmp_path / "plots" / "margins.json").read_text())
     assert found["runs"]["ganpo"]["margin"] == [0.0, 0.1, 0.2, 0.3]
     assert found["runs"]["ganpo"]["steps"] == [10, 20, 30, 40]

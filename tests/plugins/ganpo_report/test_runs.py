@@ -56,8 +56,12 @@ def test_adversaries_are_found_by_their_penalty(make_run: MakeRun) -> None:
     ("break_it", "message"),
     [
         (lambda folder: (folder / "run.yaml").unlink(), "is not a run: it has no run.yaml"),
-        (lambda folder: (folder / "metrics.jsonl").write_text("{]\n"), "metrics.jsonl: not JSON lines"),
+        (lambda folder: (folder / "metrics.jsonl").write_text("{]\n"), "metrics.jsonl, line 1: not JSON"),
         (lambda folder: (folder / "card.json").write_text("[1]"), "card.json: a mapping was expected, found a list"),
+        (lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1}\n{"loss": 1}\n'), "line 2: metrics with their step"),
+        (lambda folder: (folder / "metrics.jsonl").write_bytes(b"\xff\x00\n"), "line 1: not JSON"),
+        (lambda folder: (folder / "run.yaml").write_text("a: [1"), r"run\.yaml: not YAML: while parsing"),
+        (lambda folder: (folder / "run.yaml").write_text(""), r"run\.yaml: a mapping was expected, found nothing"),
         (lambda folder: (folder / "card.json").write_text("{"), "card.json: not JSON"),
     ],
 )

@@ -123,23 +123,25 @@ def test_what_the_evaluation_commands_write_is_a_table(tmp_path: Path) -> None:
     assert empty.paper == ()
 
 
-def test_what_a_sweep_writes_is_drawn_and_its_matched_columns_are_rows(tmp_path: Path) -> None:
-    def sampled(policy: str, at: float, win: float) -> dict[str, Any]:
-        wins = {"win": win, "win low": win - 0.1, "win high": win + 0.1}
-        return {"policy": policy, "T": at, "score": 2 * win, "score low": win, "score high": 3 * win, **wins}
+def test_what_a_sweep_writes_is_drawn_and_read_at_equal_entropy(tmp_path: Path) -> None:
+    """The policy's match of the reference at 1.5 is no match of the reference at 1."""
 
-    matched = {**sampled("dpo", 1.0, 0.7), "matched T": 1.2, "score at it": 0.9, "win at it": 0.45}
-    rows = [sampled("reference base", 0.5, 0.5), sampled("reference base", 1.0, 0.5), sampled("dpo", 0.5, 0.6), matched]
+    def sampled(policy: str, at: float, win: float, matched: bool = False, against: float | None = None) -> dict[str, Any]:
+        wins = {"score": 2 * win, "win": win, "win low": win - 0.1, "win high": win + 0.1}
+        return {"policy": policy, "T": at, "matched": matched, "against T": against or at, **wins}
+
+    rows = [
+        sampled("reference base", 1.0, 0.5), sampled("reference base", 1.5, 0.49), sampled("dpo", 1.0, 0.7),
+        sampled("dpo", 1.2, 0.45, True, 1.0), sampled("dpo", 1.5, 0.8), sampled("dpo", 1.9, 0.55, True, 1.5),
+        sampled("mse", 1.9, 0.6, True, 1.5), sampled("reference base colder, as sure as dpo at 1", 0.8, 0.6, False, 1.0),
+    ]  # fmt: skip
     write(tmp_path, "evaluation/temperature.json", {"title": "sweep", "rows": rows})
     [table] = find(tmp_path, "dpo").tables
-    assert table.columns[:3] == ("policy", "T", "matched")
-    assert [row for row in table.rows if row["matched"]] == [
-        {"policy": "dpo", "T": 1.2, "matched": True, "score": 0.9, "win": 0.45}
-    ]
     assert [drawn.title for drawn in table_charts(table)] == ["sweep: score", "sweep: win"]
-    assert all("Diamonds" in drawn.caption for drawn in table_charts(table))
-    [found] = evaluated([table])
-    assert found.text.startswith("dpo: at the reference's token entropy (T = 1.20) win is 0.450; the reference's own is 0.500")
+    assert all("the reference is at the temperature above which they stand" in drawn.caption for drawn in table_charts(table))
+    dpo, mse = evaluated([table])
+    assert dpo.text == "dpo: at the reference's token entropy (T = 1.20) win is 0.450; the reference's own is 0.500."
+    assert mse.text == "mse: at the reference's token entropy at 1.5 (T = 1.90) win is 0.600; the reference's own is 0.490."
 
 
 def test_a_prompt_of_messages_is_shown_as_text(tmp_path: Path) -> None:
