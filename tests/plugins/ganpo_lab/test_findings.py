@@ -11,7 +11,6 @@ import pytest
 from ganpo_lab.configurations import CLAIMS, SEARCH, Configuration, Protocol, TablePlan, read_plans
 from ganpo_lab.evidence import Evidence, Setting
 from ganpo_lab.findings import KINDS
-from ganpo_lab.intervals import Replicates, holm
 from ganpo_lab.measure import COLDER, TEMPERATURES, Sampling
 from ganpo_lab.outcomes import GRADES, LETTERS, REWARDS
 from ganpo_lab.page import BLOCK, rendered, write_page
@@ -70,22 +69,6 @@ def test_the_matched_temperature_is_read_apart(results: Path) -> None:
     assert evidence.measured("policy", 0, Setting(1.0, matched=True)).temperature == pytest.approx(1.2)
     assert evidence.measured("reference", 0, Setting(1.0, matched=True)).temperature == 1.0
     assert evidence.measured("reference", 0, Setting(1.0, colder=0.82)).strict.mean() == 1.0
-
-
-def test_a_difference_holds_its_value_and_pairs_its_resamples(results: Path) -> None:
-    """The policy's reward less the reference's is 17/8 - 2 = 0.125; a row less itself is 0 in every resample."""
-    replicates = Replicates(Evidence(PLAN, results))
-    found = replicates.difference("policy", "reference", "reward", Setting(1.0))
-    assert found.value == pytest.approx(0.125)
-    assert found.low < 0 < found.high and found.chance > 0.05
-    same = replicates.difference("policy", "policy", "reward", Setting(1.0))
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
-def test_holm_by_hand() -> None:
-    """0.01, 0.04, 0.03 of three: 3 * 0.01, then 2 * 0.03, then 0.04 lifted to the one before it."""
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
