@@ -34,7 +34,7 @@ class Setting:
     matched: bool = False
     """At the temperature that gives the policy the entropy of the reference at `at`; for the reference, `at` itself."""
     colder: float | None = None
-    """The reference alone, sampled at this temperature instead."""
+    """The reference alone, sampled at this temperature instead, whatever its answers there were drawn for."""
 
 
 AT_1, MATCHED = Setting(1.0), Setting(1.0, matched=True)
@@ -145,7 +145,8 @@ class Evidence:
         return [
             sampling
             for sampling in map(Sampling.of_json, result["samples"])
-            if (sampling.kind, sampling.at, sampling.matched) == (kind, setting.at, matched)
+            if (sampling.kind, sampling.matched) == (kind, matched)
+            and (sampling.at == setting.at if setting.colder is None else not matched)
             and (matched or sampling.temperature == exact)
         ]
 

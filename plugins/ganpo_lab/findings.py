@@ -15,6 +15,7 @@ from ganpo_lab.intervals import level, over_worlds
 from ganpo_lab.markdown import Column, row_name, table
 from ganpo_lab.measure import COLDER, TEMPERATURES
 
+SIGNALS, COEFFICIENTS = ("critic", "reward model"), ("pearson", "spearman")
 BUCKETS = 5
 """Of the length of an answer, equally many answers in each."""
 
@@ -56,14 +57,16 @@ def temperatures(evidence: Evidence) -> list[str]:
             ]
             lines.append([row_name(row), str(len(seeds)), "matched" if matched else "as it is", *cells])
         if row.name == REFERENCE and seeds:
-            for temperature in sorted(COLDER, reverse=True):
-                colder = Setting(1.0, colder=temperature)
+            for temperature in sorted((*COLDER, 1.0), reverse=True):
+                # Below T = 1 nothing needs it: all is nearly valid there.
                 cells = [
-                    _level(evidence, REFERENCE, seeds, Column("", name, colder)) if at == 1.0 else ""
+                    _level(evidence, REFERENCE, seeds, Column("", name, Setting(at, colder=temperature)))
+                    if at >= 1.0 and at > temperature
+                    else ""
                     for name in ("win", "valid", "strict")
                     for at in TEMPERATURES
                 ]
-                lines.append([f"reference sampled at {temperature}", str(len(seeds)), "colder", *cells])
+                lines.append([f"reference sampled at {temperature:g}", str(len(seeds)), "colder", *cells])
     return table(header, lines)
 
 
@@ -132,19 +135,20 @@ def lengths(evidence: Evidence) -> list[str]:
 
 
 def correlations(evidence: Evidence) -> list[str]:
-    """C4: how scores follow the oracle's reward at hot temperatures: the mean over seeds, and each seed's value."""
+    """C4: how scores follow the oracle's reward at hot temperatures: means over seeds, each seed's value, and the difference."""
     lines = []
     for row in evidence.plan.rows:
         found = [entry for result in _results(evidence, row.name) for entry in result.get("correlations", ())]
         for at in sorted({entry["at"] for entry in found}):
-            for signal in ("critic", "reward model"):
-                here = [entry for entry in found if (entry["at"], entry["signal"]) == (at, signal)]
-                cells = []
-                for kind in ("pearson", "spearman"):
-                    values = [entry[kind][0] for entry in here if entry[kind]]
-                    each = ", ".join(f"{value:+.2f}" for value in values)
-                    cells.append(f"{np.mean(values):+.3f} ({each})" if values else "constant")
-                lines.append([row_name(row), f"{at:g}", signal, str(len(here)), *cells])
+            here = {name: [each for each in found if (each["at"], each["signal"]) == (at, name)] for name in SIGNALS}
+            for signal, entries in here.items():
+                values = [[entry[kind][0] for entry in entries if entry[kind]] for kind in COEFFICIENTS]
+                cells = [f"{np.mean(each):+.3f} ({_listed(each)})" if each else "constant" for each in values]
+                lines.append([row_name(row), f"{at:g}", signal, str(len(entries)), *cells])
+            pairs = list(zip(*here.values(), strict=True))
+            gaps = [[one[kind][0] - two[kind][0] for one, two in pairs if one[kind] and two[kind]] for kind in COEFFICIENTS]
+            cells = [str(over_worlds(each)) if each else "constant" for each in gaps]
+            lines.append([row_name(row), f"{at:g}", " - ".join(SIGNALS), str(len(pairs)), *cells])
     return table(["policy", "T", "score", "seeds", "Pearson (each seed)", "Spearman (each seed)"], lines)
 
 
@@ -160,6 +164,10 @@ KINDS: dict[str, Callable[[Evidence], list[str]]] = {
     "lengths": lengths,
     "correlations": correlations,
 }
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.2f}" for value in values)
 
 
 def _slope(length: Numbers, win: Numbers) -> float:

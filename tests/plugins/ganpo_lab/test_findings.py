@@ -71,6 +71,27 @@ def test_the_matched_temperature_is_read_apart(results: Path) -> None:
     assert evidence.measured("reference", 0, Setting(1.0, colder=0.82)).strict.mean() == 1.0
 
 
+def test_the_reference_sampled_colder_stands_at_every_temperature_from_1_on(results: Path) -> None:
+    """At T = 1.5 its answers at 1 and below, which earn 2 or 3, against rivals that earn 2: wins of one half, and all."""
+    lines = KINDS["temperatures"](Evidence(PLAN, results))
+    assert "| reference sampled at 1 | 2 | colder |  |  |  | 0.500 |  |  |  | 1.000 |  |  |  | 0.000 |" in lines
+    assert "| reference sampled at 0.82 | 2 | colder |  |  | 1.000 | 1.000 |  |  | 1.000 | 1.000 |  |  | 1.000 | 1.000 |" in lines
+
+
+def test_a_critic_is_compared_with_the_reward_model_world_by_world(results: Path) -> None:
+    """0.1 less 0.3, and 0.2 less 0.3: mean -0.15, error 0.05, times the 97.5 % point of one degree of freedom, 12.7062."""
+    for seed, critic in ((0, 0.1), (1, 0.2)):
+        path = results / "policy" / f"test-{seed}.json"
+        entries = [
+            {"at": 1.5, "signal": signal, "pearson": [value, 0, 0], "spearman": None}
+            for signal, value in (("critic", critic), ("reward model", 0.3))
+        ]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "correlations": entries}))
+    lines = KINDS["correlations"](Evidence(PLAN, results))
+    assert "| `policy` a policy | 1.5 | critic | 2 | +0.150 (+0.10, +0.20) | constant |" in lines
+    assert "| `policy` a policy | 1.5 | critic - reward model | 2 | -0.150 [-0.785, +0.485] | constant |" in lines
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_table_is_one(kind: str, results: Path) -> None:
     lines = KINDS[kind](Evidence(PLAN, results))
