@@ -105,7 +105,7 @@ def margins(evidence: Evidence) -> list[str]:
 def lengths(evidence: Evidence) -> list[str]:
     """C5: the win rate of answers by their own length, quintiles over all rows of the table.
 
-    Wilson's 95 % intervals take answers as independent; the slope's is Student's, over worlds.
+    Wilson's 95 % intervals take answers, whose number follows them, as independent; the slope's is Student's, over worlds.
     """
     rows = [(row, evidence.seeds(row.name)) for row in evidence.plan.rows]
     rows = [(row, seeds) for row, seeds in rows if seeds]
@@ -128,7 +128,7 @@ def lengths(evidence: Evidence) -> list[str]:
                 if inside.sum() < 20:
                     cells.append(f"{int(inside.sum())} answers")
                     continue
-                cells.append(str(wilson_interval(win[inside])))
+                cells.append(f"{wilson_interval(win[inside])} ({int(inside.sum())})")
             slope = over_worlds([_slope(own.ravel(), won.ravel()) for own, won in zip(length, win, strict=True)])
             lines.append([row_name(row), read, *cells, slope.told(4)])
     return table(["row", "read", *(f"{head} tokens" for head in heads), "slope a token"], lines)

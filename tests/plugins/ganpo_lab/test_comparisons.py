@@ -135,6 +135,19 @@ def test_duels_by_hand(results: Path) -> None:
     assert next(line for line in lines if line.startswith("| `one` - `two`")).count("0.500 [0.500, 0.500]") == 8
 
 
+def test_lengths_tell_how_many_answers_stand_behind_a_share(results: Path) -> None:
+    """Lengths 10 to 13, a quarter each, of 512 answers: bounds at 10, 11 and 12, 128 answers in each bucket.
+
+    A world's first 40 to 47 answers win, so the share of a bucket is the mean over worlds of 10 to 12 in 16.
+    """
+    lines = KINDS["lengths"](Evidence(PLAN, results))
+    line = next(line for line in lines if line.startswith("| `one` one | T=1 |"))
+    shares = [sum((40 + seed + 3 - place) // 4 for seed in range(8)) / 128 for place in range(4)]
+    counted = [(float(cell.split()[0]), cell.split()[-1]) for cell in line.split("|")[3:-2]]
+    assert [count for _, count in counted] == ["(128)"] * 4
+    assert [share for share, _ in counted] == pytest.approx(shares, abs=5e-4)
+
+
 def test_keys_told_are_those_of_the_answers() -> None:
     """3000 answers of the imperfect writer: what the reward is made of, counted in the answers themselves."""
     draw = random.Random(3)
