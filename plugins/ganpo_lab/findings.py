@@ -78,7 +78,7 @@ def keys(evidence: Evidence) -> list[str]:
         seeds = evidence.seeds(row.name)
         if not seeds:
             continue
-        settings = [(row_name(row), (AT_1, MATCHED))]
+        settings: list[tuple[str, tuple[Setting, ...]]] = [(row_name(row), (AT_1, MATCHED))]
         if row.name == REFERENCE:
             colder = [Setting(1.0, colder=temperature) for temperature in sorted(COLDER, reverse=True)]
             settings = [(row_name(row), (AT_1,)), *((f"reference sampled at {each.colder}", (each,)) for each in colder)]
