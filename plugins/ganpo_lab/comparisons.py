@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ganpo_lab.configurations import REFERENCE
-from ganpo_lab.evidence import AT_1, MATCHED, Evidence, Setting
+from ganpo_lab.evidence import AT_1, MATCHED, MATCHED_ON_OWN, Evidence, Setting
 from ganpo_lab.intervals import Comparison, Differences, holm, over_worlds, sign_flips
 from ganpo_lab.markdown import Column, row_name, table
 from ganpo_lab.measure import TEMPERATURES
@@ -24,23 +24,37 @@ DIFFERENCES = (
 )
 PRIMARY = (DIFFERENCES[6], DIFFERENCES[7])
 """What decides a comparison; corrected together for all comparisons of a table."""
+NOT_ASKED = ["not measured: the protocol has no `match_on_own`"]
+ON_OWN = tuple(Column(f"matched on own answers {name}", name, MATCHED_ON_OWN) for name in ("reward", "valid", "strict", "LC"))
 
 Pair = tuple[str, str]
 
 
 def differences(evidence: Evidence) -> list[str]:
     """The paired differences that a table asks for, with Student's 95 % intervals over worlds; `*` where one holds."""
+    return _differences(evidence, DIFFERENCES)
+
+
+def differences_on_own(evidence: Evidence) -> list[str]:
+    """The same where entropy is matched on each policy's own answers, and every row minus the reference; no stars."""
+    if not evidence.plan.protocol.match_on_own:
+        return NOT_ASKED
+    rows = [row.name for row in evidence.plan.rows if row.name != REFERENCE]
+    return _differences(evidence, ON_OWN, (*evidence.plan.compare, *((row, REFERENCE) for row in rows)))
+
+
+def _differences(evidence: Evidence, columns: Sequence[Column], pairs: Sequence[Pair] = ()) -> list[str]:
     found = Differences(evidence)
     holds = {key for key, chance in _adjusted(found).items() if chance < 0.05}
     lines = []
-    for pair in evidence.plan.compare:
+    for pair in pairs or evidence.plan.compare:
         seeds = evidence.seeds(*pair)
         cells = []
-        for column in DIFFERENCES if seeds else ():
+        for column in columns if seeds else ():
             star = "*" if (pair, column) in holds else ""
             cells.append(f"{found.of(*pair, column.measure, column.setting)}{star}")
-        lines.append([_title(pair), str(len(seeds)), *(cells or ["not run", *[""] * (len(DIFFERENCES) - 1)])])
-    return table(["A - B", "seeds", *(column.heading for column in DIFFERENCES)], lines)
+        lines.append([_title(pair), str(len(seeds)), *(cells or ["not run", *[""] * (len(columns) - 1)])])
+    return table(["A - B", "seeds", *(column.heading for column in columns)], lines)
 
 
 def decisions(evidence: Evidence) -> list[str]:

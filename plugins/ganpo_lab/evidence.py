@@ -33,11 +33,13 @@ class Setting:
     """Nominal: the rivals' temperature."""
     matched: bool = False
     """At the temperature that gives the policy the entropy of the reference at `at`; for the reference, `at` itself."""
+    on_own: bool = False
+    """Matched on the answers of each rather than on given sequences."""
     colder: float | None = None
     """The reference alone, sampled at this temperature instead, whatever its answers there were drawn for."""
 
 
-AT_1, MATCHED = Setting(1.0), Setting(1.0, matched=True)
+AT_1, MATCHED, MATCHED_ON_OWN = Setting(1.0), Setting(1.0, matched=True), Setting(1.0, matched=True, on_own=True)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class Evidence:
             configuration = next(known for known in self.plan.rows if known.name == row)
             job = Job(configuration, seed, self.plan.protocol.split)
             found = read_result(self._results / job.file)
-            stale = found is not None and found["run"] != configuration.plain_run
+            asked_for = {"run": configuration.plain_run}
+            if self.plan.protocol.match_on_own and configuration.run is not None:
+                asked_for["match_on_own"] = True
+            stale = found is not None and any(found.get(key) != value for key, value in asked_for.items())
             self._found[key] = None if stale else found
         return self._found[key]
 
@@ -140,12 +145,12 @@ class Evidence:
         if result is None:
             raise GanpoError(f"lab claims: no result of row '{row}' for seed {seed}; `ganpo lab claims --only {row}` makes it")
         # The reference is its own match.
-        matched = setting.matched and row != REFERENCE
+        matched, on_own = setting.matched and row != REFERENCE, setting.on_own and row != REFERENCE
         exact = setting.at if setting.colder is None else setting.colder
         return [
             sampling
             for sampling in map(Sampling.of_json, result["samples"])
-            if (sampling.kind, sampling.matched) == (kind, matched)
+            if (sampling.kind, sampling.matched, sampling.on_own) == (kind, matched, on_own)
             and (sampling.at == setting.at if setting.colder is None else not matched)
             and (matched or sampling.temperature == exact)
         ]

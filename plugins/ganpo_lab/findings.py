@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 
 from ganpo_core.statistics import wilson_interval
-from ganpo_lab.comparisons import against_reference, decisions, differences, duels
+from ganpo_lab.comparisons import (
+    NOT_ASKED,
+    ON_OWN,
+    against_reference,
+    decisions,
+    differences,
+    differences_on_own,
+    duels,
+)
 from ganpo_lab.configurations import REFERENCE
-from ganpo_lab.evidence import AT_1, MATCHED, Evidence, Numbers, Setting
+from ganpo_lab.evidence import AT_1, MATCHED, MATCHED_ON_OWN, Evidence, Numbers, Setting
 from ganpo_lab.intervals import level, over_worlds
 from ganpo_lab.markdown import Column, row_name, table
 from ganpo_lab.measure import COLDER, TEMPERATURES
@@ -41,6 +49,19 @@ def summary(evidence: Evidence) -> list[str]:
                 cells = [_level(evidence, REFERENCE, seeds, Column("", column.measure, colder)) for column in SUMMARY[:6]]
                 lines.append([f"reference sampled at {temperature}", str(len(seeds)), "", *cells, *[""] * 5, "", ""])
     return table(header, lines)
+
+
+def on_own(evidence: Evidence) -> list[str]:
+    """Every row at the temperature that makes its own answers as random as the reference's own."""
+    if not evidence.plan.protocol.match_on_own:
+        return NOT_ASKED
+    lines = []
+    for row in evidence.plan.rows:
+        seeds = evidence.seeds(row.name)
+        taus = [evidence.measured(row.name, seed, MATCHED_ON_OWN).temperature for seed in seeds]
+        cells = [f"{np.mean(taus):.2f}", *(_level(evidence, row.name, seeds, column) for column in ON_OWN)] if seeds else []
+        lines.append([row_name(row), str(len(seeds)), *(cells or ["not run", *[""] * len(ON_OWN)])])
+    return table(["row", "seeds", "tau", *(column.heading for column in ON_OWN)], lines)
 
 
 def temperatures(evidence: Evidence) -> list[str]:
@@ -155,6 +176,8 @@ def correlations(evidence: Evidence) -> list[str]:
 KINDS: dict[str, Callable[[Evidence], list[str]]] = {
     "summary": summary,
     "differences": differences,
+    "on_own": on_own,
+    "differences_on_own": differences_on_own,
     "decisions": decisions,
     "duels": duels,
     "reference": against_reference,

@@ -22,7 +22,7 @@ from ganpo_lab.writer import write
 
 ROWS = ("one", "two", "three")
 PLAN = TablePlan(
-    "many", "many", ("C1",), Protocol(tuple(range(8)), "test"),
+    "many", "many", ("C1",), Protocol(tuple(range(8)), "test", match_on_own=True),
     (Configuration("reference", "the reference", None), *(Configuration(row, row, {"seed": {}}) for row in ROWS)),
     tuple((first, second) for first in ("reference", *ROWS) for second in ("reference", *ROWS) if first != second),
 )
@@ -47,9 +47,12 @@ def results(tmp_path: Path) -> Path:
         good = 40 + seed
         earned = letters([3.0] * good + [0.0] * (PROMPTS - good)), "klmn" * (PROMPTS // 4)
         policy = [Sampling("own", at, at, matched, 0, *earned) for at in TEMPERATURES for matched in (False, True)]
+        worse = letters([3.0] * 32 + [0.0] * 32), "klmn" * (PROMPTS // 4)
+        policy.append(Sampling("own", 1.0, 1.25, True, 0, *worse, on_own=True))
         for row in ("reference", *ROWS):
             found: dict[str, Any] = {
                 "run": None if row == "reference" else {"seed": {}},
+                **({} if row == "reference" else {"match_on_own": True}),
                 "samples": [each.as_json() for each in (reference if row == "reference" else policy)],
             }
             (tmp_path / row).mkdir(exist_ok=True)
@@ -124,6 +127,25 @@ def test_what_a_star_rests_on_is_told(results: Path) -> None:
     line = next(line for line in lines if line.startswith("| `one` - `reference` | matched strict |"))
     assert "+0.625 +0.641 +0.656 +0.672 +0.688 +0.703 +0.719 +0.734" in line
     assert line.endswith("| 0.0078 |")
+
+
+def test_what_is_matched_on_own_answers_is_read_apart(results: Path) -> None:
+    """32 of 64 strict there, 40 to 47 elsewhere; against the reference's 0, and without stars, which the other two decide."""
+    evidence = Evidence(PLAN, results)
+    mine = next(line for line in KINDS["on_own"](evidence) if line.startswith("| `one`"))
+    assert mine.startswith("| `one` one | 8 | 1.25 | 1.500 | 0.500 | 0.500 |")
+    lines = KINDS["differences_on_own"](evidence)
+    assert len(lines) == 2 + len(PLAN.compare) + len(ROWS)
+    assert any(line.startswith("| `one` - `reference` | 8 | -0.500 [-0.500, -0.500] | -0.500") for line in lines)
+    assert not any("*" in line for line in lines)
+
+
+def test_a_result_that_lacks_what_a_protocol_asks_for_is_not_read(results: Path) -> None:
+    path = results / "one" / "test-3.json"
+    found = json.loads(path.read_text())
+    del found["match_on_own"]
+    path.write_text(json.dumps(found))
+    assert Evidence(PLAN, results).seeds("one") == [0, 1, 2, 4, 5, 6, 7]
 
 
 def test_duels_by_hand(results: Path) -> None:
