@@ -21,7 +21,7 @@ demo-vision: install
 	$(BIN)/ganpo lab demo-vision
 
 test: install lint types layers
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

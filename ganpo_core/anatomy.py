@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
-"""Attributes by which layers of transformers know a probability."""
 
 def text_config(model: nn.Module) -> Any:
     """The language model's own configuration, also inside a model of several modalities."""
@@ -48,8 +46,9 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in DROPOUTS:
-            if isinstance(getattr(module, name, None), float):
+        # Every number of transformers' layers that has "drop" in its name is one: attention_dropout, attn_pdrop, layerdrop, …
+        for name, value in vars(module).items():
+            if isinstance(value, float) and "drop" in name:
                 setattr(module, name, 0.0)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from ganpo_core.assemble import Run
 from ganpo_core.data import DataReport, PairDataset
 from ganpo_core.data.files import FILE_READERS, suffix_of
 from ganpo_core.data.sources import NamedSource, named_sources
 from ganpo_core.folders import file_digest
 from ganpo_core.redact import redact
+from ganpo_core.run import Run
 
 CARD = "card.json"
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ganpo_core.anatomy import base_model, text_config
-from ganpo_core.assemble import Run
 from ganpo_core.data import Packing, PairBatch, TokenPair
 from ganpo_core.errors import TrainingError
 from ganpo_core.forward import capture, layout_tolerance, packing_check
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import START_GAP, policy_pass, reference_pass, train_step
 from ganpo_core.types import Layer
 

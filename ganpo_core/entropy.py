@@ -24,10 +24,12 @@ def matching_temperature(logits: Tensor, entropy: float) -> float:
     return temperature_of(lambda temperature: mean_entropy(logits, temperature), entropy)
 
 
-def temperature_of(entropy_at: Callable[[float], float], entropy: float, near: float = 1.0) -> float:
+def temperature_of(
+    entropy_at: Callable[[float], float], entropy: float, near: float = 1.0, tolerance: float = 1e-8
+) -> float:
     """The temperature in [0.2, 5] times `near` at which a mean entropy is reached, or the end of that range beyond which it lies.
 
-    Entropy grows with temperature. A root of the interpolating kind: about ten calls of `entropy_at`, each of which may
+    Entropy grows with temperature, which is found to `tolerance` of itself. A root of the interpolating kind: about ten calls of `entropy_at`, each of which may
     be a pass over data.
     """
     from scipy.optimize import brentq
@@ -38,4 +40,4 @@ def temperature_of(entropy_at: Callable[[float], float], entropy: float, near: f
     if entropy_at(hottest) <= entropy:
         return hottest
     low, high = math.log(coldest), math.log(hottest)
-    return math.exp(brentq(lambda place: entropy_at(math.exp(place)) - entropy, low, high, xtol=1e-8))
+    return math.exp(brentq(lambda place: entropy_at(math.exp(place)) - entropy, low, high, xtol=tolerance))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from ganpo_core.assemble import Run
 from ganpo_core.batch_statistics import BatchStatistics
 from ganpo_core.losses import Scored, objective_losses
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import note_losses, policy_pass, reference_pass, score
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ganpo_core.assemble import Run
 from ganpo_core.config.run import flatten
 from ganpo_core.data import PairDataset
 from ganpo_core.errors import CheckpointError, ConfigError
+from ganpo_core.run import Run
 from ganpo_core.suggest import did_you_mean
 from ganpo_core.weights import fingerprint
 

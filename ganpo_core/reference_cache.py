@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch, TokenPair
 from ganpo_core.errors import CheckpointError, ConfigError, TrainingError
 from ganpo_core.folders import find_flaw, share_folder
+from ganpo_core.run import Run
 from ganpo_core.step import reference_pass
 from ganpo_core.weights import fingerprint
 

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganpo_core.assemble import Run, assemble
-from ganpo_core.checkpoint import gather_weights, load_state, save_tensors, size_of
+from ganpo_core.assemble import assemble
+from ganpo_core.checkpoint import gather_weights, save_tensors, size_of
 from ganpo_core.config import load_run
 from ganpo_core.data import PairDataset, PairOrder
 from ganpo_core.data.flaws import RowError
@@ -25,6 +25,8 @@ from ganpo_core.folders import find_flaw, step_name, write_folder
 from ganpo_core.metrics import MetricSums
 from ganpo_core.parallel import on_main
 from ganpo_core.randomness import as_plain, set_randomness
+from ganpo_core.resume import load_state
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 from ganpo_core.weights import not_finite
 
@@ -85,7 +87,8 @@ def write_bundle(
             "num_processes": run.accelerator.num_processes,
             "packing": run.plan.packing,
             "order": [kept.index(index) for index in indices],
-            "schedule": {key: run.scheduler.state_dict()[key] for key in ("last_epoch", "_step_count", "_last_lr")},
+            "first_pair": run.first_pair,
+            "pairs_per_epoch": run.order.pairs_per_epoch,
             "adversary": {regularizer.plan.name: regularizer.state() for regularizer in run.regularizers},
             "statistics": run.statistics.state(),
             "randomness": as_plain(before),
@@ -116,6 +119,8 @@ def replay(folder: Path) -> Replayed:
     if flaw := find_flaw(folder, FILES):
         raise CheckpointError(f"{folder}: is no replay bundle that can be trusted: {flaw}")
     bundle = json.loads((folder / BUNDLE).read_text(encoding="utf-8"))
+    if "pairs_per_epoch" not in bundle:
+        raise CheckpointError(f"{folder}: was written by an older version of ganpo, which can replay it")
     images = load_file(folder / IMAGES) if (folder / IMAGES).exists() else {}
     pairs = PairDataset(from_plain(json.loads((folder / "pairs.json").read_text(encoding="utf-8")), images))
     settings = bundle["run"]["training"]
@@ -127,8 +132,8 @@ def replay(folder: Path) -> Replayed:
             "training.gradient_accumulation_steps": settings["gradient_accumulation_steps"] * bundle["num_processes"],
         },
     )
-    run = assemble(config, Accelerator(), pairs)
-    run.order = _Recorded(run.order, bundle["order"])
+    run = assemble(config, Accelerator(), pairs, _Recorded(bundle["order"], bundle["pairs_per_epoch"]))
+    run.first_pair = bundle["first_pair"]
     tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("policy", "adversary", "frozen")}
     if (folder / "reference.safetensors").exists():
         tensors["reference"] = load_file(folder / "reference.safetensors")
@@ -160,10 +165,10 @@ def replay(folder: Path) -> Replayed:
 
 
 class _Recorded(PairOrder):
-    """The pairs of one step, whatever step is asked for."""
+    """The pairs of one step, whatever step is asked for, of a run whose epochs were as long as they were."""
 
-    def __init__(self, order: PairOrder, recorded: Sequence[int]) -> None:
-        super().__init__(order.counts, [1.0] * len(order.counts), order.seed)
+    def __init__(self, recorded: Sequence[int], pairs_per_epoch: int) -> None:
+        super().__init__([pairs_per_epoch], [1.0], seed=0)
         self._recorded = list(recorded)
 
     def indices(self, start: int, count: int) -> list[int]:

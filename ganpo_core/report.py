@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ganpo_core.adversary import STEEPEST, Critic, Health
-from ganpo_core.assemble import Run
 from ganpo_core.card import CARD, make_card
 from ganpo_core.config.run import flatten
 from ganpo_core.errors import CheckpointError
 from ganpo_core.folders import write_text
 from ganpo_core.randomness import kept_randomness
 from ganpo_core.redact import redact
+from ganpo_core.run import Run
 from ganpo_core.types import StepReport
 
 METRICS = "metrics.jsonl"

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 
-def make_scheduler(kind: str, optimizer: torch.optim.Optimizer, warmup_steps: int, max_steps: int) -> Any:
-    """The schedule that `transformers.TrainingArguments.lr_scheduler_type` calls `kind`; `constant` has no warm-up."""
-    from transformers import get_scheduler
+class Schedule:
+    """An optimizer's learning rate as a function of the update that comes next alone: there is nothing to save."""
 
-    return get_scheduler(kind, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
+    def __init__(self, kind: str, optimizer: torch.optim.Optimizer, warmup: int, length: int) -> None:
+        """The schedule that `transformers.TrainingArguments.lr_scheduler_type` calls `kind`; `constant` has no warm-up.
 
+        `warmup` and `length` are in updates.
+        """
+        from transformers import get_scheduler
 
-def rescale(scheduler: Any, optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Count the steps behind a schedule of `make_scheduler` in others: `factor` is their size by that of the others.
+        self._optimizer = optimizer
+        self._scheduler = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=length)
 
-    The schedule goes on from there, between two steps where it comes to that.
-    """
-    scheduler.last_epoch *= factor
-    rates = [base * at(scheduler.last_epoch) for base, at in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-    scheduler._last_lr = rates
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    def set_rate(self, update: float) -> None:
+        """Give the optimizer the rate of an update counted from 0, or between two."""
+        bases, shares = self._scheduler.base_lrs, self._scheduler.lr_lambdas
+        for group, base, share in zip(self._optimizer.param_groups, bases, shares, strict=True):
+            group["lr"] = base * share(update)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ganpo_core.asking import method_name
-from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
 from ganpo_core.errors import NotFiniteError, TrainingError
 from ganpo_core.interrupts import SIGNALS
 from ganpo_core.moments import moments
+from ganpo_core.run import Run
 from ganpo_core.weights import bit_sums, frozen_weights, not_finite
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ganpo_core.adversary import LatentBatch, LatentForces, Regularizer, Totals
-from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch
 from ganpo_core.errors import TrainingError
 from ganpo_core.forward import Pass, Wanted, known_pass, response_pass
@@ -17,6 +16,7 @@ from ganpo_core.latents import read_latents, read_sources
 from ganpo_core.losses import Losses, Scored, objective_losses
 from ganpo_core.metrics import MetricSums
 from ganpo_core.parallel import sync_reference, synchronize_gradients, whole
+from ganpo_core.run import Run
 from ganpo_core.soundness import StepLosses, all_finite, not_finite_error
 from ganpo_core.types import Source
 
@@ -37,7 +37,7 @@ def train_step(
     where a value is not finite.
     """
     for regularizer in run.regularizers:
-        regularizer.begin_step(step, len(window))
+        regularizer.begin_step(step, len(window), run.schedule_step(step))
     totals = {regularizer: _totals(run, regularizer, window) for regularizer in run.regularizers}
     known = run.statistics.begin_step(window, mismatched_passes(run, step), run.sum_over_processes)
     ahead = [regularizer for regularizer in run.regularizers if regularizer.looks_ahead]
@@ -167,7 +167,7 @@ def _backward(
             if num_micro_batches == 1 and regularizer.looks_ahead:
                 regularizer.prepare([latents.detach()], totals[regularizer], metrics)
             penalty = regularizer.penalty(latents, totals[regularizer], metrics)
-        weight, scale = regularizer.weight(run.schedule_step(step)), regularizer.scale
+        weight, scale = regularizer.weight, regularizer.scale
         forces.add(regularizer, penalty * (weight * world))
         total = total + weight * scale * penalty.detach()
         metrics.add_part(f"{regularizer.prefix}/penalty", penalty)
@@ -205,8 +205,8 @@ def _update(
     for regularizer in run.regularizers:
         regularizer.finish_step(metrics)
     run.statistics.finish_step(run.sum_over_processes)
+    run.schedule.set_rate(run.schedule_step(step))
     run.optimizer.step()
-    run.scheduler.step()
     sync = run.config.training.sync_reference
     if sync is not None and (step + 1) % sync.every == 0:
         sync_reference(run.models, sync.mixup)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ganpo_core.assemble import Run, assemble
-from ganpo_core.checkpoint import export, is_exported, restore_checkpoint, save_checkpoint
+from ganpo_core.assemble import assemble
+from ganpo_core.checkpoint import export, is_exported, save_checkpoint
 from ganpo_core.config import RunConfig
 from ganpo_core.errors import NotFiniteError, StoppedError
 from ganpo_core.evaluate import evaluate
@@ -22,6 +22,8 @@ from ganpo_core.randomness import kept_randomness, randomness
 from ganpo_core.reference_cache import use_reference_cache
 from ganpo_core.replay import write_bundle
 from ganpo_core.report import METRICS, Reporter
+from ganpo_core.resume import restore_checkpoint
+from ganpo_core.run import Run
 from ganpo_core.soundness import check_reference, check_weights
 from ganpo_core.step import train_step
 
@@ -143,7 +145,7 @@ def _after_step(
     values: dict[str, float] = {}
     if step % training.logging_steps == 0 or last:
         values = metrics.means(run.sum_over_processes)
-        values["learning_rate"] = float(run.scheduler.get_last_lr()[0])
+        values["learning_rate"] = float(run.optimizer.param_groups[0]["lr"])
         values["epoch"] = run.place(step) / run.order.pairs_per_epoch
         metrics.clear()
         reporter.metrics(step, values)

@@ -20,7 +20,7 @@ from ganpo_core.config import AdversaryPlan, RunConfig
 from ganpo_core.config.run import options_of
 from ganpo_core.errors import ConfigError
 from ganpo_core.randomness import own_devices
-from ganpo_core.schedules import make_scheduler
+from ganpo_core.schedules import Schedule
 from ganpo_core.types import Latents
 
 PAIRS_MEASURED = 64
@@ -79,7 +79,7 @@ def _build_game(
         rate = settings.learning_rate_ratio * config.training.learning_rate
     weights = [weight for critic in critics for weight in critic.parameters() if weight.requires_grad]
     optimizer: torch.optim.Optimizer | None = None
-    scheduler = None
+    schedule: Schedule | None = None
     if weights:
         optimizer = torch.optim.AdamW(
             weights,
@@ -90,8 +90,8 @@ def _build_game(
         # Of the critics' own steps; the released trainer counts all (schedule: legacy refuses step_every).
         own_steps = max(1, max_steps // settings.step_every)
         warmup = round(settings.warmup_ratio * own_steps)
-        scheduler = make_scheduler(settings.lr_scheduler_type, optimizer, warmup, own_steps)
-    together = Critics(critics, optimizer, scheduler, settings.max_grad_norm, reduce)
+        schedule = Schedule(settings.lr_scheduler_type, optimizer, warmup, own_steps)
+    together = Critics(critics, optimizer, schedule, settings.max_grad_norm, reduce)
     means = RunningMeans(settings, device, dtype)
     num_processes = int(reduce(torch.ones((), device=device)).item())
     if num_processes > 1 and (settings.form == "full" or settings.means_detach == "policy"):

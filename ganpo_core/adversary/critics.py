@@ -1,9 +1,8 @@
-"""A game's two critics with their optimizer and schedule: trained, saved and restored together."""
+"""A game's two critics with their optimizer: trained, saved and restored together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from ganpo_core.adversary.regularizer import SIDES, Reduce
 from ganpo_core.asking import ask
 from ganpo_core.components import Divergence
 from ganpo_core.moments import moments, set_moments
+from ganpo_core.schedules import Schedule
 
 
 class Critics:
@@ -22,18 +22,18 @@ class Critics:
         self,
         pair: Sequence[Critic],
         optimizer: torch.optim.Optimizer | None,
-        scheduler: Any,
+        schedule: Schedule | None,
         max_grad_norm: float | None,
         reduce: Reduce,
     ) -> None:
-        """`optimizer` is None where nothing is trained."""
+        """`optimizer` and `schedule` are None where nothing is trained."""
         self.pair = tuple(pair)
         self.optimizer = optimizer
-        self.scheduler = scheduler
+        self._schedule = schedule
         self._max_grad_norm = max_grad_norm
         self._reduce = reduce
         self._flat: Tensor | None = None
-        self._before: dict[str, Any] | None = None
+        self._before: tuple[dict[str, Tensor], dict[str, Tensor | None]] | None = None
 
     def __iter__(self) -> Iterator[Critic]:
         return iter(self.pair)
@@ -73,10 +73,10 @@ class Critics:
         squares = [weight.grad.square().sum() for weight in self._with_gradients() if weight.grad is not None]
         return torch.stack(squares).sum() if squares else None
 
-    def step(self, divergence: Divergence) -> None:
-        """Update both from the gradients that `gather` added up."""
+    def step(self, divergence: Divergence, update: float) -> None:
+        """Update both from the gradients that `gather` added up, at the rate that their schedule has for `update`."""
         flat, self._flat = self._flat, None
-        if flat is None or self.optimizer is None:
+        if flat is None or self.optimizer is None or self._schedule is None:
             return
         start = 0
         for weight in self._with_gradients():
@@ -85,8 +85,8 @@ class Critics:
         if self._max_grad_norm is not None:
             for critic in self.pair:
                 nn.utils.clip_grad_norm_(critic.parameters(), self._max_grad_norm)
+        self._schedule.set_rate(update)
         self.optimizer.step()
-        self.scheduler.step()
         self.drop_gradients()
         with torch.no_grad():
             for critic in self.pair:
@@ -97,8 +97,7 @@ class Critics:
         """Keep a copy of everything that `step` changes, for `undo`: a game in which critics move before the policy's
         gradient is known can then take their move back, and nobody waits for the device to find out."""
         waiting = {name: weight.grad for name, weight in self._weights().items()}
-        copied = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
-        self._before = {"tensors": copied, "state": self.state(), "waiting": waiting}
+        self._before = ({name: tensor.detach().clone() for name, tensor in self.tensors().items()}, waiting)
 
     def undo(self) -> None:
         """Put back what `remember` kept, and drop what was accumulated since."""
@@ -106,9 +105,10 @@ class Critics:
             return
         if self.optimizer is not None:
             self.optimizer.state.clear()
-        self.load(self._before["tensors"], self._before["state"])
+        tensors, waiting = self._before
+        self.load(tensors)
         for name, weight in self._weights().items():
-            weight.grad = self._before["waiting"][name]
+            weight.grad = waiting[name]
         self._flat = self._before = None
 
     def drop_gradients(self) -> None:
@@ -135,26 +135,14 @@ class Critics:
                 found |= {f"optimizer.{side}.{name}.{key}": value for key, value in held.items()}
         return found
 
-    def state(self) -> dict[str, Any]:
-        """Where the schedule stands."""
-        if self.scheduler is None:
-            return {}
-        # The functions of a schedule are made again from the run file.
-        state = self.scheduler.state_dict()
-        return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr") if key in state}
-
-    def load(self, tensors: Mapping[str, Tensor], schedule: Mapping[str, Any]) -> None:
-        """Restore `tensors` and `state`."""
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore `tensors`."""
         for side, critic in self.named().items():
             critic.load_state_dict(_under(f"{side}.", tensors))
             if self.optimizer is None:
                 continue
             for name, weight in critic.named_parameters():
                 set_moments(self.optimizer, weight, _under(f"optimizer.{side}.{name}.", tensors))
-        if self.optimizer is not None:
-            self.scheduler.load_state_dict({**self.scheduler.state_dict(), **schedule})
-            for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-                group["lr"] = rate
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,6 @@ from ganpo_core.adversary.regularizer import SIDES, LatentBatch, Reduce, Regular
 from ganpo_core.asking import ask, ask_scalar, kind_of, method_name
 from ganpo_core.config import AdversaryPlan
 from ganpo_core.errors import PluginError
-from ganpo_core.schedules import rescale
 from ganpo_core.types import Latents, Scores, TokenMap
 
 if TYPE_CHECKING:
@@ -67,9 +66,9 @@ class CriticGame(Regularizer):
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def begin_step(self, step: int, num_micro_batches: int) -> None:
+    def begin_step(self, step: int, num_micro_batches: int, schedule_step: float) -> None:
         """Also keep what the step may have to take back."""
-        super().begin_step(step, num_micro_batches)
+        super().begin_step(step, num_micro_batches, schedule_step)
         self.baselines.remember()
         self._moved = None
         if self._moves_first:
@@ -191,7 +190,12 @@ class CriticGame(Regularizer):
         if (self.step + 1) % self.plan.config.step_every:
             self.critics.drop_gradients()
         else:
-            self.critics.step(self.plan.divergence)
+            self.critics.step(self.plan.divergence, self._update)
+
+    @property
+    def _update(self) -> float:
+        """How many updates of the critics lie behind them, as their schedule counts."""
+        return max(0.0, (self.schedule_step + 1) / self.plan.config.step_every - 1)
 
     def _critic_loss(
         self, index: int, side: SideScores, live: tuple[float, float, float], batch: LatentBatch, rows_K: Tensor
@@ -268,8 +272,8 @@ class CriticGame(Regularizer):
         return {**super().tensors(), **self.critics.tensors(), "means": self.baselines.means.values_KG}
 
     def state(self) -> dict[str, Any]:
-        """Whether the means have started, and where the critics' schedule stands."""
-        return {"means_started": self.baselines.means.started, "schedule": self.critics.state()}
+        """Whether the means have started."""
+        return {"means_started": self.baselines.means.started}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore `tensors` and `state`."""
@@ -277,12 +281,7 @@ class CriticGame(Regularizer):
         means = self.baselines.means
         means.values_KG = tensors["means"].to(means.values_KG)
         means.started = bool(state["means_started"])
-        self.critics.load(tensors, state["schedule"])
-
-    def rescale_schedule(self, factor: float) -> None:
-        """As the base class says, of the critics' schedule."""
-        if self.critics.optimizer is not None:
-            rescale(self.critics.scheduler, self.critics.optimizer, factor)
+        self.critics.load(tensors)
 
 
 class _ScoresOnly(nn.Module):

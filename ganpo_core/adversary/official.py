@@ -26,11 +26,11 @@ class ReleasedGame(CriticGame):
     """The `legacy` schedule."""
 
     num_processes = 1
-    """Set by whoever builds it: under accelerate the critics' schedule advances by so many ticks a step."""
+    """Set by whoever builds it."""
 
-    def begin_step(self, step: int, num_micro_batches: int) -> None:
+    def begin_step(self, step: int, num_micro_batches: int, schedule_step: float) -> None:
         """As the base class; micro-batches are counted from here."""
-        super().begin_step(step, num_micro_batches)
+        super().begin_step(step, num_micro_batches, schedule_step)
         self._micro_batch = 0
 
     @property
@@ -46,11 +46,12 @@ class ReleasedGame(CriticGame):
         if gradients_are_exchanged and (self.step + 1) % self.num_micro_batches == 0:
             self._moved = self.critics.gather()
             self._step_critics()
-            for _ in range(self.num_processes - 1):
-                if self.critics.scheduler is not None:
-                    self.critics.scheduler.step()
         return self._answers(batch, self._judge_for_policy(batch), totals, metrics)
 
+    @property
+    def _update(self) -> float:
+        """One update a boundary; under accelerate their schedule advances by a tick for each process."""
+        return self.num_processes * max(0.0, (self.schedule_step + 1) / self.num_micro_batches - 1)
 
     def _judge(self, batch: LatentBatch, side: int, cross: bool) -> SideScores:
         critic, features = self.critics[side], self.plan.config.form == "feature_matching"

@@ -93,7 +93,7 @@ class Regularizer:
         self.device = device
         """Of the latents, and of everything that is kept beside them."""
         self.prefix = "adversary" if plan.name == "latent" else f"adversary/{plan.name}"
-        self.step, self.num_micro_batches = 0, 1
+        self.step, self.schedule_step, self.num_micro_batches = 0, 0.0, 1
         self.standard: Standard | None = None
         """What latents are standardized by, where the extractor asks for it."""
         self._noted: list[tuple[str, Tensor]] = []
@@ -102,9 +102,10 @@ class Regularizer:
         self._reduce = reduce
         self._warmup = round(plan.config.weight_warmup_ratio * max_steps)
 
-    def weight(self, step: float) -> float:
-        """Of the penalty at a step counted from 0, or between two, before `grad_ratio` lowers it."""
-        growth = min(1.0, step / self._warmup) if self._warmup else 1.0
+    @property
+    def weight(self) -> float:
+        """Of the penalty in this step, before `grad_ratio` lowers it."""
+        growth = min(1.0, self.schedule_step / self._warmup) if self._warmup else 1.0
         return self.plan.config.weight * growth
 
     @property
@@ -117,9 +118,9 @@ class Regularizer:
         squares = torch.stack([penalty_square, objective_square]).double()
         self._squares = squares if self._squares is None else self._squares + squares
 
-    def begin_step(self, step: int, num_micro_batches: int) -> None:
-        """Called before a step's first micro-batch."""
-        self.step, self.num_micro_batches = step, num_micro_batches
+    def begin_step(self, step: int, num_micro_batches: int, schedule_step: float) -> None:
+        """Called before a step's first micro-batch; steps are counted from 0, `schedule_step` as schedules count them."""
+        self.step, self.schedule_step, self.num_micro_batches = step, schedule_step, num_micro_batches
         self._squares = None
         self._noted = []
 
@@ -191,9 +192,6 @@ class Regularizer:
         self._scale = tensors["scale"].to(self.device) if "scale" in tensors else None
         if self.standard is not None:
             self.standard = Standard.of_tensors(tensors, self.standard)
-
-    def rescale_schedule(self, factor: float) -> None:
-        """Count the steps so far as `schedules.rescale` does."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Trained modules by name, for the final folder."""

@@ -48,7 +48,7 @@ def _by_place(result: Mapping[str, Any]) -> dict[str, Outcomes]:
     for saved in result["samples"]:
         sampling = Sampling.of_json(saved)
         if sampling.kind == "own":
-            read = "matched to the reference" if sampling.matched else "sampled"
+            read = "matched to the reference" + " on own answers" * sampling.on_own if sampling.matched else "sampled"
             # A matched temperature is itself made again, so it is no part of the place.
             at = sampling.at if sampling.matched else sampling.temperature
             found[f"{read} at {at:g} ({sampling.replicate + 1})"] = decode(sampling.earned, sampling.length)

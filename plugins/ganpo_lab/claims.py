@@ -61,6 +61,7 @@ class Settings:
             "reference": asdict(here.reference),
             "preferences": asdict(here.preferences),
             "num_prompts": here.num_prompts,
+            **({"match_on_own": True} if job.match_on_own else {}),
         }
 
 
@@ -126,6 +127,8 @@ def run_job(job: Job, cache: Path, settings: Settings) -> dict[str, Any]:
         trained = process_time()
         policy = load_policy(run / "policy")
         samples = list(world.of_policy(policy))
+        if job.match_on_own:
+            samples += world.matched_on_own(policy, reference)
         found["figures"] = world.figures(policy)
         if job.configuration.signals:
             # Its trunk is trained on, so it is a reference of its own.

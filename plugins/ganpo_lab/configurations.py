@@ -48,6 +48,8 @@ class Protocol:
     split: Literal["dev", "test"]
     world: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What is unlike the lab's usual world: fields of its recipes, by `reference` and `preferences`."""
+    match_on_own: bool = False
+    """True where a policy's entropy is also matched on its own answers, which takes sampling."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Job:
     seed: int
     split: Literal["dev", "test"]
     world: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    match_on_own: bool = False
 
     @property
     def file(self) -> Path:
@@ -99,7 +102,9 @@ def read_plans(path: Path) -> list[TablePlan]:
                 name=name,
                 title=table["title"],
                 claims=tuple(table["claims"]),
-                protocol=Protocol(tuple(protocol["seeds"]), protocol["split"], protocol.get("world", {})),
+                protocol=Protocol(
+                    tuple(protocol["seeds"]), protocol["split"], protocol.get("world", {}), protocol.get("match_on_own", False)
+                ),
                 rows=tuple(rows[row] for row in named),
                 compare=compare,
             )
@@ -117,15 +122,18 @@ def jobs(plans: Sequence[TablePlan], seeds: Sequence[int] = (), only: Sequence[s
     for row in (row for plan in plans for row in plan.rows):
         if rows.setdefault(row.name, row) != row:
             raise ConfigError(f"lab claims: row '{row.name}' stands in two files and means two things; rename one")
-    worlds: dict[int, Mapping[str, Mapping[str, Any]]] = {}
-    for seed, world in ((seed, plan.protocol.world) for plan in plans for seed in plan.protocol.seeds):
-        if worlds.setdefault(seed, world) != world:
+    protocols: dict[int, tuple[Any, ...]] = {}
+    for seed, protocol in ((seed, plan.protocol) for plan in plans for seed in plan.protocol.seeds):
+        means = (protocol.world, protocol.match_on_own)
+        if protocols.setdefault(seed, means) != means:
             raise ConfigError(f"lab claims: seed {seed} stands in two protocols and means two worlds; take another")
     for name in only:
         if name not in rows:
             raise ConfigError(f"lab claims: no row is called '{name}'; rows: {', '.join(sorted(rows))}")
     found = {
-        (row.name, seed, plan.protocol.split): Job(row, seed, plan.protocol.split, plan.protocol.world)
+        (row.name, seed, plan.protocol.split): Job(
+            row, seed, plan.protocol.split, plan.protocol.world, plan.protocol.match_on_own and row.run is not None
+        )
         for plan in plans
         for seed in plan.protocol.seeds
         for row in plan.rows
@@ -167,7 +175,7 @@ def _row(path: Path, name: str, row: Mapping[str, Any], document: Mapping[str, A
 
 
 def _check_protocol(path: Path, place: str, protocol: Mapping[str, Any]) -> None:
-    _check_keys(path, place, protocol, {"seeds", "split"}, {"world"})
+    _check_keys(path, place, protocol, {"seeds", "split"}, {"world", "match_on_own"})
     world = protocol.get("world", {})
     _check_keys(path, f"{place}.world", world, set(), set(WORLD))
     for part, changed in world.items():

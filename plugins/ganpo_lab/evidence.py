@@ -5,6 +5,7 @@ Shape suffixes: P prompts, K answers to each, R rivals.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ganpo_lab.claims import read_result
 from ganpo_lab.configurations import REFERENCE, Job, TablePlan
 from ganpo_lab.measure import Sampling
 from ganpo_lab.outcomes import Outcomes, decode
+from ganpo_lab.world import Split, draw_requests
 
 Numbers = NDArray[np.float64]
 
@@ -31,8 +33,13 @@ class Setting:
     """Nominal: the rivals' temperature."""
     matched: bool = False
     """At the temperature that gives the policy the entropy of the reference at `at`; for the reference, `at` itself."""
+    on_own: bool = False
+    """Matched on the answers of each rather than on given sequences."""
     colder: float | None = None
-    """The reference alone, sampled at this temperature instead."""
+    """The reference alone, sampled at this temperature instead, whatever its answers there were drawn for."""
+
+
+AT_1, MATCHED, MATCHED_ON_OWN = Setting(1.0), Setting(1.0, matched=True), Setting(1.0, matched=True, on_own=True)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Measured:
     valid: Numbers
     strict: Numbers
     length: Numbers
+    loose: Numbers
     win: Numbers
     """Share of (answer, rival) pairs won by reward; a tie counts one half."""
     longer: Numbers
@@ -52,6 +60,12 @@ class Measured:
     """[P, K], of each answer by itself."""
     every_win: Numbers
     """[P, K]."""
+    every_reward: Numbers
+    """[P, K]; 0 is an invalid answer."""
+    every_extra: Numbers
+    """[P, K], keys that were not asked for, three at most; 0 of an invalid answer."""
+    every_cover: Numbers
+    """[P, K], share of the keys asked for whose value is right; 0 of an invalid answer."""
 
 
 class Evidence:
@@ -79,7 +93,10 @@ class Evidence:
             configuration = next(known for known in self.plan.rows if known.name == row)
             job = Job(configuration, seed, self.plan.protocol.split)
             found = read_result(self._results / job.file)
-            stale = found is not None and found["run"] != configuration.plain_run
+            asked_for = {"run": configuration.plain_run}
+            if self.plan.protocol.match_on_own and configuration.run is not None:
+                asked_for["match_on_own"] = True
+            stale = found is not None and any(found.get(key) != value for key, value in asked_for.items())
             self._found[key] = None if stale else found
         return self._found[key]
 
@@ -104,17 +121,23 @@ class Evidence:
         outcomes = [decode(sampling.earned, sampling.length) for sampling in own]
         length = _mean(outcomes, "length")
         others = [decode(sampling.earned, sampling.length) for sampling in rivals]
-        wins_PK = _wins(_rewards(own), _rewards(rivals))
+        rewards_PK = _rewards(own)
+        wins_PK = _wins(rewards_PK, _rewards(rivals))
+        extra_PK, cover_PK = keys_told(rewards_PK, asked(seed, self.plan.protocol.split, len(length)))
         return Measured(
             temperature=own[0].temperature,
             reward=_mean(outcomes, "reward"),
             valid=_mean(outcomes, "valid"),
             strict=_mean(outcomes, "strict"),
+            loose=_mean(outcomes, "loose"),
             length=length,
             win=wins_PK.mean(1),
             longer=length - _mean(others, "length"),
             every_length=np.stack([each.length for each in outcomes], axis=1),
             every_win=wins_PK,
+            every_reward=rewards_PK,
+            every_extra=extra_PK,
+            every_cover=cover_PK,
         )
 
     def _samples(self, row: str, seed: int, kind: str, setting: Setting) -> list[Sampling]:
@@ -122,14 +145,33 @@ class Evidence:
         if result is None:
             raise GanpoError(f"lab claims: no result of row '{row}' for seed {seed}; `ganpo lab claims --only {row}` makes it")
         # The reference is its own match.
-        matched = setting.matched and row != REFERENCE
+        matched, on_own = setting.matched and row != REFERENCE, setting.on_own and row != REFERENCE
         exact = setting.at if setting.colder is None else setting.colder
         return [
             sampling
             for sampling in map(Sampling.of_json, result["samples"])
-            if (sampling.kind, sampling.at, sampling.matched) == (kind, setting.at, matched)
+            if (sampling.kind, sampling.matched, sampling.on_own) == (kind, matched, on_own)
+            and (sampling.at == setting.at if setting.colder is None else not matched)
             and (matched or sampling.temperature == exact)
         ]
+
+
+def asked(seed: int, split: Split, num_prompts: int) -> Numbers:
+    """[P], how many keys each prompt of a world asks for; `measure.World` draws the same prompts."""
+    requests = draw_requests(split, num_prompts, random.Random(f"{seed}-evaluation"))
+    return np.array([float(len(request.keys)) for request in requests])
+
+
+def keys_told(rewards_PK: Numbers, asked_P: Numbers) -> tuple[Numbers, Numbers]:
+    """What a reward is made of, given how many keys were asked for: (keys too many, share of right values), [P, K] each.
+
+    Three keys too many cost 0.5, less than one right value of three earns, so that no reward has two readings.
+    """
+    told = rewards_PK > 0
+    asked_P1 = asked_P[:, None]
+    hits_PK = np.ceil((rewards_PK - 1) * asked_P1 / 2 - 1e-6)
+    extra_PK = np.round(6 * (1 + 2 * hits_PK / asked_P1 - rewards_PK))
+    return np.where(told, extra_PK, 0.0), np.where(told, hits_PK / asked_P1, 0.0)
 
 
 def _rewards(samples: Sequence[Sampling]) -> Numbers:

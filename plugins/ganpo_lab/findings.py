@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ganpo_core.statistics import wilson_interval
-from ganpo_lab.configurations import REFERENCE, Configuration
-from ganpo_lab.evidence import Evidence, Numbers, Setting
-from ganpo_lab.intervals import Replicates, controlled, holm
+from ganpo_lab.comparisons import (
+    NOT_ASKED,
+    ON_OWN,
+    against_reference,
+    decisions,
+    differences,
+    differences_on_own,
+    duels,
+)
+from ganpo_lab.configurations import REFERENCE
+from ganpo_lab.evidence import AT_1, MATCHED, MATCHED_ON_OWN, Evidence, Numbers, Setting
+from ganpo_lab.intervals import level, over_worlds
+from ganpo_lab.markdown import Column, row_name, table
 from ganpo_lab.measure import COLDER, TEMPERATURES
 
-AT_1, MATCHED = Setting(1.0), Setting(1.0, matched=True)
+SIGNALS, COEFFICIENTS = ("critic", "reward model"), ("pearson", "spearman")
 BUCKETS = 5
 """Of the length of an answer, equally many answers in each."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A number of a row: its heading, what it is of, and at which setting."""
-
-    heading: str
-    measure: str
-    setting: Setting
 
 
 SUMMARY = (
     *(Column(f"T=1 {name}", name, AT_1) for name in ("reward", "valid", "strict", "win", "LC", "length")),
     *(Column(f"matched {name}", name, MATCHED) for name in ("reward", "valid", "strict", "win", "LC")),
 )
-DIFFERENCES = (
-    Column("T=0.7 reward", "reward", Setting(0.7)),
-    Column("T=0.7 LC", "LC", Setting(0.7)),
-    Column("T=1 reward", "reward", AT_1),
-    Column("T=1 strict", "strict", AT_1),
-    Column("T=1 LC", "LC", AT_1),
-    Column("matched reward", "reward", MATCHED),
-    Column("matched strict", "strict", MATCHED),
-    Column("matched LC", "LC", MATCHED),
-)
-PRIMARY = (DIFFERENCES[6], DIFFERENCES[7])
-"""What decides a comparison; corrected together for all comparisons of a table."""
-
 
 def summary(evidence: Evidence) -> list[str]:
     """Every row at T = 1 and at matched entropy, and the reference merely sampled colder."""
@@ -53,55 +40,28 @@ def summary(evidence: Evidence) -> list[str]:
     for row in evidence.plan.rows:
         seeds = evidence.seeds(row.name)
         if not seeds:
-            lines.append([_name(row), "0", *["not run"] + [""] * (len(header) - 3)])
+            lines.append([row_name(row), "0", *["not run"] + [""] * (len(header) - 3)])
             continue
-        lines.append([_name(row), str(len(seeds)), *_levels(evidence, row.name, seeds)])
+        lines.append([row_name(row), str(len(seeds)), *_levels(evidence, row.name, seeds)])
         if row.name == REFERENCE:
             for temperature in sorted(COLDER, reverse=True):
                 colder = Setting(1.0, colder=temperature)
                 cells = [_level(evidence, REFERENCE, seeds, Column("", column.measure, colder)) for column in SUMMARY[:6]]
                 lines.append([f"reference sampled at {temperature}", str(len(seeds)), "", *cells, *[""] * 5, "", ""])
-    return _table(header, lines)
+    return table(header, lines)
 
 
-def differences(evidence: Evidence) -> list[str]:
-    """The paired differences that a table asks for, with 95 % intervals; `*` where Holm's adjusted chance is below 0.05."""
-    header = ["A - B", "seeds", *(column.heading for column in DIFFERENCES)]
-    found = [(pair, evidence.seeds(*pair)) for pair in evidence.plan.compare]
-    replicates = Replicates(evidence)
-    made = {
-        (pair, column): replicates.difference(*pair, column.measure, column.setting)
-        for pair, seeds in found
-        if seeds
-        for column in DIFFERENCES
-    }
-    decided = [(pair, column) for pair, column in made if column in PRIMARY]
-    adjusted = dict(zip(decided, holm([made[key].chance for key in decided]), strict=True))
+def on_own(evidence: Evidence) -> list[str]:
+    """Every row at the temperature that makes its own answers as random as the reference's own."""
+    if not evidence.plan.protocol.match_on_own:
+        return NOT_ASKED
     lines = []
-    for pair, seeds in found:
-        name = " - ".join(f"`{row}`" for row in pair)
-        if not seeds:
-            lines.append([name, "0", "not run", *[""] * (len(DIFFERENCES) - 1)])
-            continue
-        cells = []
-        for column in DIFFERENCES:
-            star = "*" if adjusted.get((pair, column), 1.0) < 0.05 else ""
-            cells.append(f"{made[pair, column]}{star}")
-        lines.append([name, str(len(seeds)), *cells])
-    return _table(header, lines)
-
-
-def against_reference(evidence: Evidence) -> list[str]:
-    """Every row at matched entropy minus the reference at T = 1, on the same noise."""
-    columns = [Column(f"matched {name}", name, MATCHED) for name in ("reward", "valid", "strict")]
-    replicates, lines = Replicates(evidence), []
     for row in evidence.plan.rows:
         seeds = evidence.seeds(row.name)
-        if row.name == REFERENCE or not seeds:
-            continue
-        cells = [str(replicates.difference(row.name, REFERENCE, column.measure, MATCHED)) for column in columns]
-        lines.append([_name(row), str(len(seeds)), *cells])
-    return _table(["row - reference", "seeds", *(column.heading for column in columns)], lines)
+        taus = [evidence.measured(row.name, seed, MATCHED_ON_OWN).temperature for seed in seeds]
+        cells = [f"{np.mean(taus):.2f}", *(_level(evidence, row.name, seeds, column) for column in ON_OWN)] if seeds else []
+        lines.append([row_name(row), str(len(seeds)), *(cells or ["not run", *[""] * len(ON_OWN)])])
+    return table(["row", "seeds", "tau", *(column.heading for column in ON_OWN)], lines)
 
 
 def temperatures(evidence: Evidence) -> list[str]:
@@ -116,17 +76,37 @@ def temperatures(evidence: Evidence) -> list[str]:
                 for name in ("win", "valid", "strict")
                 for at in TEMPERATURES
             ]
-            lines.append([_name(row), str(len(seeds)), "matched" if matched else "as it is", *cells])
+            lines.append([row_name(row), str(len(seeds)), "matched" if matched else "as it is", *cells])
         if row.name == REFERENCE and seeds:
-            for temperature in sorted(COLDER, reverse=True):
-                colder = Setting(1.0, colder=temperature)
+            for temperature in sorted((*COLDER, 1.0), reverse=True):
+                # Below T = 1 nothing needs it: all is nearly valid there.
                 cells = [
-                    _level(evidence, REFERENCE, seeds, Column("", name, colder)) if at == 1.0 else ""
+                    _level(evidence, REFERENCE, seeds, Column("", name, Setting(at, colder=temperature)))
+                    if at >= 1.0 and at > temperature
+                    else ""
                     for name in ("win", "valid", "strict")
                     for at in TEMPERATURES
                 ]
-                lines.append([f"reference sampled at {temperature}", str(len(seeds)), "colder", *cells])
-    return _table(header, lines)
+                lines.append([f"reference sampled at {temperature:g}", str(len(seeds)), "colder", *cells])
+    return table(header, lines)
+
+
+def keys(evidence: Evidence) -> list[str]:
+    """Where a reward comes from: what a valid answer holds, and how long answers are; at T = 1 and at matched entropy."""
+    names = ("loose", "right", "too many", "any too many", "length")
+    lines = []
+    for row in evidence.plan.rows:
+        seeds = evidence.seeds(row.name)
+        if not seeds:
+            continue
+        settings: list[tuple[str, tuple[Setting, ...]]] = [(row_name(row), (AT_1, MATCHED))]
+        if row.name == REFERENCE:
+            colder = [Setting(1.0, colder=temperature) for temperature in sorted(COLDER, reverse=True)]
+            settings = [(row_name(row), (AT_1,)), *((f"reference sampled at {each.colder}", (each,)) for each in colder)]
+        for name, read in settings:
+            cells = [cell for setting in read for cell in _held(evidence, row.name, seeds, setting)]
+            lines.append([name, str(len(seeds)), *cells, *[""] * (2 * len(names) - len(cells))])
+    return table(["row", "seeds", *(f"{read} {name}" for read in ("T=1", "matched") for name in names)], lines)
 
 
 def margins(evidence: Evidence) -> list[str]:
@@ -138,13 +118,16 @@ def margins(evidence: Evidence) -> list[str]:
             numbers = [np.array([curve[key] for curve in curves]) for key in ("rewards/margins", "rewards/accuracies")]
             shift = np.array([found["figures"]["shift"] for found in _results(evidence, row.name)])
             cells = [f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})" for values in (*numbers, shift)]
-            lines.append([_name(row), str(len(curves)), *cells])
+            lines.append([row_name(row), str(len(curves)), *cells])
     titles = ["row", "seeds", "reward margin, nats", "pairs ordered rightly", "held-out log-probability, nats a token"]
-    return _table(titles, lines)
+    return table(titles, lines)
 
 
 def lengths(evidence: Evidence) -> list[str]:
-    """C5: the win rate of answers by their own length, quintiles over all rows of the table, with 95 % intervals."""
+    """C5: the win rate of answers by their own length, quintiles over all rows of the table.
+
+    Wilson's 95 % intervals take answers, whose number follows them, as independent; the slope's is Student's, over worlds.
+    """
     rows = [(row, evidence.seeds(row.name)) for row in evidence.plan.rows]
     rows = [(row, seeds) for row, seeds in rows if seeds]
     if not rows:
@@ -155,9 +138,9 @@ def lengths(evidence: Evidence) -> list[str]:
     heads = [f"{word} {edge:g}" for word, edge in zip(bounds, (*edges, edges[-1]), strict=True)]
     lines = []
     for row, seeds in rows:
-        for setting, read in ((AT_1, "T=1"), (MATCHED, "matched")):
-            if setting.matched and row.name == REFERENCE:
-                continue
+        colder = [Setting(1.0, colder=temperature) for temperature in sorted(COLDER, reverse=True)]
+        for setting in (AT_1, *colder) if row.name == REFERENCE else (AT_1, MATCHED):
+            read = "matched" if setting.matched else f"T={setting.colder or 1:g}"
             length, win = (_stack(evidence, row.name, seeds, name, setting) for name in ("every_length", "every_win"))
             place = np.searchsorted(edges, length)
             cells = []
@@ -166,33 +149,39 @@ def lengths(evidence: Evidence) -> list[str]:
                 if inside.sum() < 20:
                     cells.append(f"{int(inside.sum())} answers")
                     continue
-                cells.append(str(wilson_interval(win[inside])))
-            slope = _slope(length.ravel(), win.ravel())
-            lines.append([_name(row), read, *cells, f"{slope:+.4f}"])
-    return _table(["row", "read", *(f"{head} tokens" for head in heads), "slope a token"], lines)
+                cells.append(f"{wilson_interval(win[inside])} ({int(inside.sum())})")
+            slope = over_worlds([_slope(own.ravel(), won.ravel()) for own, won in zip(length, win, strict=True)])
+            lines.append([row_name(row), read, *cells, slope.told(4)])
+    return table(["row", "read", *(f"{head} tokens" for head in heads), "slope a token"], lines)
 
 
 def correlations(evidence: Evidence) -> list[str]:
-    """C4: how scores follow the oracle's reward at hot temperatures: the mean over seeds, and each seed's value."""
+    """C4: how scores follow the oracle's reward at hot temperatures: means over seeds, each seed's value, and the difference."""
     lines = []
     for row in evidence.plan.rows:
         found = [entry for result in _results(evidence, row.name) for entry in result.get("correlations", ())]
         for at in sorted({entry["at"] for entry in found}):
-            for signal in ("critic", "reward model"):
-                here = [entry for entry in found if (entry["at"], entry["signal"]) == (at, signal)]
-                cells = []
-                for kind in ("pearson", "spearman"):
-                    values = [entry[kind][0] for entry in here if entry[kind]]
-                    each = ", ".join(f"{value:+.2f}" for value in values)
-                    cells.append(f"{np.mean(values):+.3f} ({each})" if values else "constant")
-                lines.append([_name(row), f"{at:g}", signal, str(len(here)), *cells])
-    return _table(["policy", "T", "score", "seeds", "Pearson (each seed)", "Spearman (each seed)"], lines)
+            here = {name: [each for each in found if (each["at"], each["signal"]) == (at, name)] for name in SIGNALS}
+            for signal, entries in here.items():
+                values = [[entry[kind][0] for entry in entries if entry[kind]] for kind in COEFFICIENTS]
+                cells = [f"{np.mean(each):+.3f} ({_listed(each)})" if each else "constant" for each in values]
+                lines.append([row_name(row), f"{at:g}", signal, str(len(entries)), *cells])
+            pairs = list(zip(*here.values(), strict=True))
+            gaps = [[one[kind][0] - two[kind][0] for one, two in pairs if one[kind] and two[kind]] for kind in COEFFICIENTS]
+            cells = [str(over_worlds(each)) if each else "constant" for each in gaps]
+            lines.append([row_name(row), f"{at:g}", " - ".join(SIGNALS), str(len(pairs)), *cells])
+    return table(["policy", "T", "score", "seeds", "Pearson (each seed)", "Spearman (each seed)"], lines)
 
 
 KINDS: dict[str, Callable[[Evidence], list[str]]] = {
     "summary": summary,
     "differences": differences,
+    "on_own": on_own,
+    "differences_on_own": differences_on_own,
+    "decisions": decisions,
+    "duels": duels,
     "reference": against_reference,
+    "keys": keys,
     "temperatures": temperatures,
     "margins": margins,
     "lengths": lengths,
@@ -200,14 +189,14 @@ KINDS: dict[str, Callable[[Evidence], list[str]]] = {
 }
 
 
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.2f}" for value in values)
+
+
 def _slope(length: Numbers, win: Numbers) -> float:
     """Of the straight line of least squares; 0 where all lengths are one."""
     centred = length - length.mean()
     return float(centred @ win / max(float(centred @ centred), 1e-9))
-
-
-def _name(row: Configuration) -> str:
-    return f"`{row.name}` {row.label}"
 
 
 def _levels(evidence: Evidence, row: str, seeds: Sequence[int]) -> Iterator[str]:
@@ -220,11 +209,19 @@ def _levels(evidence: Evidence, row: str, seeds: Sequence[int]) -> Iterator[str]
 
 
 def _level(evidence: Evidence, row: str, seeds: Sequence[int], column: Column) -> str:
-    if column.measure == "LC":
-        rates = [controlled(evidence, row, seed, column.setting) for seed in seeds]
-        return f"{np.mean(rates):.3f}"
     digits = 1 if column.measure == "length" else 3
-    return f"{_stack(evidence, row, seeds, column.measure, column.setting).mean():.{digits}f}"
+    return f"{np.mean([level(evidence, row, seed, column.measure, column.setting) for seed in seeds]):.{digits}f}"
+
+
+def _held(evidence: Evidence, row: str, seeds: Sequence[int], setting: Setting) -> list[str]:
+    """Loose of all answers; of valid ones the share of right values, keys too many, and how many have any; tokens."""
+    reward, extra, cover = (
+        _stack(evidence, row, seeds, f"every_{name}", setting) for name in ("reward", "extra", "cover")
+    )
+    valid = np.maximum((reward > 0).sum(), 1)
+    shares = (cover.sum() / valid, extra.sum() / valid, (extra > 0).sum() / valid)
+    ends = [_level(evidence, row, seeds, Column("", name, setting)) for name in ("loose", "length")]
+    return [ends[0], *(f"{share:.3f}" for share in shares), ends[1]]
 
 
 def _stack(evidence: Evidence, row: str, seeds: Sequence[int], measure: str, setting: Setting) -> Numbers:
@@ -236,6 +233,3 @@ def _results(evidence: Evidence, row: str) -> list[dict[str, Any]]:
     found = [evidence.result(row, seed) for seed in evidence.seeds(row)]
     return [result for result in found if result is not None]
 
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(line)} |" for line in lines)]

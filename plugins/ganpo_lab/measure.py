@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ganpo_core.entropy import mean_entropy, temperature_of
 from ganpo_lab.held_out import HeldOutSequences
 from ganpo_lab.outcomes import decode, encode
-from ganpo_lab.sampling import gumbel_noise, sample
+from ganpo_lab.sampling import gumbel_noise, padded, response_logits, sample
 from ganpo_lab.world import Request, draw_requests, judge
 
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5)
@@ -19,6 +20,9 @@ RIVALS, POOL = 2, 4
 """Independent answers of the reference to each prompt: opponents, and others that say how hard the prompt is."""
 REPLICATES = {1.0: 2}
 """Answers of a policy to each prompt at a temperature; 1 elsewhere."""
+
+CLOSE = 1e-3
+"""Relative, to which a temperature is matched on sampled answers, whose entropy is known no better."""
 
 Kind = Literal["own", "rival", "pool"]
 
@@ -38,6 +42,8 @@ class Sampling:
     """Which of several answers to each prompt."""
     earned: str
     length: str
+    on_own: bool = False
+    """True where it is as random on its own answers as the reference is on its own, rather than on given sequences."""
 
     def as_json(self) -> dict[str, Any]:
         """With the means that a reader looks for first."""
@@ -45,6 +51,7 @@ class Sampling:
         means = {name: round(float(getattr(outcomes, name).mean()), 4) for name in ("reward", "valid", "strict", "length")}
         return {
             "kind": self.kind, "at": self.at, "temperature": round(self.temperature, 6), "matched": self.matched,
+            **({"on_own": True} if self.on_own else {}),
             "replicate": self.replicate, "mean": means, "earned": self.earned, "lengths": self.length,
         }
 
@@ -52,7 +59,7 @@ class Sampling:
     def of_json(cls, saved: Mapping[str, Any]) -> Sampling:
         """From `as_json`."""
         names = ("kind", "at", "temperature", "matched", "replicate", "earned")
-        return cls(**{name: saved[name] for name in names}, length=saved["lengths"])
+        return cls(**{name: saved[name] for name in names}, length=saved["lengths"], on_own=saved.get("on_own", False))
 
 
 class World:
@@ -70,6 +77,18 @@ class World:
             for replicate in range(REPLICATES.get(at, 1)):
                 yield self._drawn(policy, "own", at, at, False, replicate)
                 yield self._drawn(policy, "own", at, temperature, True, replicate)
+
+    def matched_on_own(self, policy: Any, reference: Any) -> Iterator[Sampling]:
+        """Answers at the temperature at which the policy's own are as random as the reference's own at 1."""
+        goal = self.own_entropy(reference)
+        temperature = temperature_of(lambda at: self.own_entropy(policy, at), goal, tolerance=CLOSE)
+        for replicate in range(REPLICATES[1.0]):
+            yield self._drawn(policy, "own", 1.0, temperature, True, replicate, on_own=True)
+
+    def own_entropy(self, model: Any, temperature: float = 1.0) -> float:
+        """Of a model's own answers, in nats a token; drawn with luck that nobody is scored by."""
+        answers = self.answers(model, temperature, RIVALS + POOL, own=False)
+        return mean_entropy(response_logits(model, *padded(self.requests, answers)), temperature)
 
     def of_reference(self, reference: Any) -> Iterator[Sampling]:
         """As a policy, merely sampled colder, and the opponents of all policies."""
@@ -101,11 +120,19 @@ class World:
         return sample(policy, self.requests, temperature, noise)
 
     def _drawn(
-        self, policy: Any, kind: Kind, at: float, temperature: float, matched: bool, replicate: int
+        self,
+        policy: Any,
+        kind: Kind,
+        at: float,
+        temperature: float,
+        matched: bool,
+        replicate: int,
+        on_own: bool = False,
     ) -> Sampling:
         answers = self.answers(policy, temperature, replicate, kind == "own")
         verdicts = [judge(request, answer) for request, answer in zip(self.requests, answers, strict=True)]
-        return Sampling(kind, at, temperature, matched, replicate, *encode(verdicts, [len(answer) for answer in answers]))
+        told = encode(verdicts, [len(answer) for answer in answers])
+        return Sampling(kind, at, temperature, matched, replicate, *told, on_own)
 
 
 def _noise_seed(seed: int, replicate: int, own: bool) -> int:

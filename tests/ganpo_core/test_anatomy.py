@@ -51,3 +51,16 @@ def test_dropout_is_off_where_a_layer_calls_the_function() -> None:
     assert not torch.equal(model(ids).logits, model(ids).logits)
     disable_dropout(model)
     assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("name", ["attention_dropout", "attn_pdrop", "attn_dropout_p", "hidden_dropout_prob", "layerdrop"])
+def test_a_probability_is_known_by_its_name(name: str) -> None:
+    """As layers of transformers call theirs."""
+    layer = nn.Linear(2, 2)
+    setattr(layer, name, 0.5)
+    layer.token_dropout = True  # a switch, not a probability
+    layer.scale = 0.5
+    disable_dropout(nn.Sequential(layer))
+    assert getattr(layer, name) == 0.0
+    assert layer.token_dropout is True
+    assert layer.scale == 0.5

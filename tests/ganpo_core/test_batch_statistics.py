@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator
 
 import ganpo_core
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.errors import DataError
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
@@ -112,8 +113,9 @@ def test_boundary_of_bco_follows_the_rewards_of_earlier_steps(tiny_run: MakeRun)
 
 
 def test_running_means_are_resumed(tiny_run: MakeRun, tmp_path: Path) -> None:
-    from ganpo_core.checkpoint import restore_checkpoint, save_checkpoint
+    from ganpo_core.checkpoint import save_checkpoint
     from ganpo_core.output import OutputFolder
+    from ganpo_core.resume import restore_checkpoint
 
     run_file = tiny_run(objective={"use": "bco", "beta": 1.0})
     run = made(run_file)

@@ -13,10 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.cli.main import main
 from ganpo_core.config import load_run
 from ganpo_core.doctor import CHECKS, Finding, examine
+from ganpo_core.run import Run
 
 MakeRun = Callable[..., dict[str, Any]]
 

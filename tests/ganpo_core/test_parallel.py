@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from run_files import SMALL_GAME
 from safetensors.torch import load_file
 from vision_families import save_family, write_rows
 
@@ -23,12 +24,6 @@ import ganpo_core
 from ganpo_core.errors import ConfigError
 
 MakeRun = Callable[..., dict[str, Any]]
-
-GAME: dict[str, Any] = {
-    "latents": {"use": "hidden_state"},
-    "divergence": {"use": "ragan"},
-    "discriminator": {"use": "mlp", "hidden_dim": 8},
-}
 
 
 def free_port() -> int:
@@ -60,7 +55,7 @@ def test_two_processes_are_one_with_twice_the_pairs(
 ) -> None:
     """2 processes x 2 pairs x 2 micro-batches equal 1 process x 8 pairs: policy, critics, moments and means."""
     model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
-    game = {**GAME, "adversary": {"preset": preset, "weight_warmup_ratio": 0}}
+    game = {**SMALL_GAME, "adversary": {"preset": preset, "weight_warmup_ratio": 0}}
     options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None}
     one = tiny_run(model=model, **game, training={**options, "per_device_train_batch_size": 8})
     alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
@@ -150,7 +145,7 @@ def test_shared_rows_in_two_processes_are_padded_rows_in_one(
 ) -> None:
     """Layers run again in the backward pass there, and not here; bfloat16 is compared by its losses alone."""
     model = {"path": tiny_run()["model"]["path"], "dtype": dtype}
-    game = {**GAME, "adversary": {"weight_warmup_ratio": 0}}
+    game = {**SMALL_GAME, "adversary": {"weight_warmup_ratio": 0}}
     options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None, "logging_steps": 1}
     one = tiny_run(model=model, **game, training={**options, "per_device_train_batch_size": 4, "packing": "padded"})
     alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
@@ -186,7 +181,7 @@ def test_two_processes_share_the_work_of_a_reference_cache_and_one_finds_it(tiny
 
 def test_a_token_budget_gives_every_process_as_many_passes(tiny_run: MakeRun, tmp_path: Path) -> None:
     model = {"path": tiny_run()["model"]["path"], "dtype": "float64"}
-    game = {**GAME, "adversary": {"weight_warmup_ratio": 0}}
+    game = {**SMALL_GAME, "adversary": {"weight_warmup_ratio": 0}}
     options = {"learning_rate": 1e-3, "max_steps": 3, "save_steps": None}
     one = tiny_run(model=model, **game, training={**options, "per_device_train_batch_size": 8})
     alone = ganpo_core.train({**one, "output_dir": str(tmp_path / "one")})
@@ -199,7 +194,7 @@ def test_a_token_budget_gives_every_process_as_many_passes(tiny_run: MakeRun, tm
 
 def test_a_sharded_run_resumes_bit_for_bit(tiny_run: MakeRun, tmp_path: Path) -> None:
     options = {"learning_rate": 1e-3, "per_device_train_batch_size": 2, "parallelism": "fsdp2", "max_steps": 4}
-    whole = tiny_run(**GAME, training={**options, "save_steps": 2}, output_dir=str(tmp_path / "whole"))
+    whole = tiny_run(**SMALL_GAME, training={**options, "save_steps": 2}, output_dir=str(tmp_path / "whole"))
     launch(whole, tmp_path / "whole.yaml")
     folder = tmp_path / "whole"
     finished = (folder / "policy" / "model.safetensors").read_bytes()
@@ -217,7 +212,7 @@ def test_an_epoch_that_two_processes_began_ends_with_the_data_on_one(tiny_run: M
         "learning_rate": 1e-3, "num_train_epochs": 1.0, "per_device_train_batch_size": 4, "warmup_ratio": 0.0,
         "save_steps": 2, "save_total_limit": None, "logging_steps": 1,
     }  # fmt: skip
-    run_file = tiny_run(**GAME, training=options)
+    run_file = tiny_run(**SMALL_GAME, training=options)
     launch(run_file, tmp_path / "two.yaml")
     folder = Path(run_file["output_dir"])
     for part in ("policy", "adversary", "checkpoints/step-00000004", "checkpoints/step-00000006"):
@@ -271,7 +266,7 @@ def test_two_processes_that_see_are_one_with_twice_the_pairs(tiny_run: MakeRun, 
 def test_accelerate_launch_starts_the_run_that_torchrun_does(tiny_run: MakeRun, tmp_path: Path) -> None:
     """Two gloo processes, resumed half-way: the exported policy and critics are the same bytes."""
     training = {"learning_rate": 1e-3, "max_steps": 4, "per_device_train_batch_size": 2, "save_steps": 2}
-    run_file = tiny_run(**GAME, training=training)
+    run_file = tiny_run(**SMALL_GAME, training=training)
     exported = {}
     for name, launcher in (("torchrun", TORCHRUN), ("accelerate", ACCELERATE)):
         folder = tmp_path / name

@@ -239,7 +239,7 @@ def test_the_passes_are_those_that_the_game_makes(tiny_run: Callable[..., dict[s
     mask = torch.ones(2, 16, dtype=torch.bool)
     policy, reference = torch.randn(2, 16, 8, requires_grad=True), torch.randn(2, 16, 8)
     batch = LatentBatch(Latents(policy, mask), Latents(reference, mask), torch.tensor([16.0, 16.0]))
-    game.begin_step(0, 1)
+    game.begin_step(0, 1, 0)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), Counting() as counter:
         penalty = game.penalty(batch, Totals(1, batch.num_selected, batch.num_rows), MetricSums(device))
         torch.autograd.grad(penalty, policy)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_files import SMALL_GAME
 from torch import Tensor
 
 from ganpo_core.adversary.build import build_regularizers
@@ -15,11 +16,6 @@ from ganpo_core.randomness import as_plain, kept_randomness, randomness, set_ran
 from ganpo_core.types import Latents
 
 MakeRun = Callable[..., dict[str, Any]]
-GAME: dict[str, Any] = {
-    "latents": {"use": "hidden_state"},
-    "divergence": {"use": "ragan"},
-    "discriminator": {"use": "mlp", "hidden_dim": 8},
-}
 
 
 class Machine:
@@ -88,7 +84,7 @@ def test_a_checkpoint_that_holds_every_visible_gpu_is_read(
 
 
 def test_critics_leave_the_generator_of_the_gpu_alone(tiny_run: MakeRun, machine: Callable[[int, int], Machine]) -> None:
-    config = load_run(tiny_run(**GAME))
+    config = load_run(tiny_run(**SMALL_GAME))
     latents = Latents(torch.ones(1, 2, 8), torch.ones(1, 2, dtype=torch.bool))
     cpu = torch.device("cpu")
     here = machine(2, 1)

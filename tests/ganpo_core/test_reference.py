@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator
 
 import ganpo_core
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.errors import ConfigError
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]

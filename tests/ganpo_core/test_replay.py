@@ -17,6 +17,7 @@ from ganpo_core import folders
 from ganpo_core.cli.main import make_app
 from ganpo_core.errors import CheckpointError, NotFiniteError
 from ganpo_core.replay import replay
+from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
 
@@ -87,6 +88,44 @@ def test_where_no_bundle_can_be_written_none_is_named(
     assert not list((tmp_path / "out" / "replay").glob("*"))
 
 
+def test_a_step_is_replayed_at_its_place_in_the_run(
+    tiny_run: MakeRun, tiny_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch of 48 pairs in 12 steps: the weight grows over all of them, and the bundle holds the five pairs of one."""
+    (tmp_path / "spoil.py").write_text(SPOIL)
+    lines = tiny_pairs.read_text().splitlines()
+    lines[19] = json.dumps({"prompt": "<bos> w1", "chosen": " w2" * 20, "rejected": " w4"})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    weights: list[float] = []
+
+    def step(run: Any, *arguments: Any) -> int:
+        try:
+            return train_step(run, *arguments)
+        finally:
+            weights.append(run.regularizers[0].weight)
+
+    for module in ("training", "replay"):
+        monkeypatch.setattr(f"ganpo_core.{module}.train_step", step)
+    run_file = tiny_run(
+        objective={"use": "spoilt"},
+        latents={"use": "hidden_state"},
+        divergence={"use": "mse"},
+        adversary={"weight": 12.0, "weight_warmup_ratio": 1.0},
+        plugins=[str(tmp_path / "spoil.py")],
+        data={"path": str(tmp_path / "pairs.jsonl")},
+        training={"num_train_epochs": 1.0, "per_device_train_batch_size": 4, "save_steps": None},
+    )
+    with pytest.raises(NotFiniteError):
+        ganpo_core.train(run_file)
+    assert weights == list(range(len(weights)))
+    (bundle,) = (tmp_path / "out" / "replay").iterdir()
+    assert len(json.loads((bundle / "pairs.json").read_text())) == 5
+    stopped_at = weights[-1]
+    weights.clear()
+    assert replay(bundle).is_reproduced
+    assert set(weights) == {stopped_at} != {0.0}
+
+
 def test_a_damaged_bundle_is_refused(stopped: Path) -> None:
     (stopped / "pairs.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"is no replay bundle that can be trusted: pairs\.json is damaged"):
@@ -96,7 +135,7 @@ def test_a_damaged_bundle_is_refused(stopped: Path) -> None:
 BLIND = """\
 import gc
 from ganpo_core import hookimpl
-from ganpo_core.assemble import Run
+from ganpo_core.run import Run
 
 @hookimpl
 def ganpo_step_finished(report):

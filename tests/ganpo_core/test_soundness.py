@@ -8,24 +8,22 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from run_files import SMALL_GAME
 from torch import Tensor
 
-from ganpo_core.assemble import Run, assemble
-from ganpo_core.checkpoint import gather_weights, load_state
+from ganpo_core.assemble import assemble
+from ganpo_core.checkpoint import gather_weights
 from ganpo_core.config import load_run
 from ganpo_core.errors import NotFiniteError, TrainingError
 from ganpo_core.metrics import MetricSums
+from ganpo_core.resume import load_state
+from ganpo_core.run import Run
 from ganpo_core.soundness import check_reference, check_weights
 from ganpo_core.step import train_step
 from ganpo_core.weights import bit_sums, fingerprint, frozen_weights, not_finite
 
 MakeRun = Callable[..., dict[str, Any]]
 
-GAME: dict[str, Any] = {
-    "latents": {"use": "hidden_state"},
-    "divergence": {"use": "ragan"},
-    "discriminator": {"use": "mlp", "hidden_dim": 8},
-}
 QUEUE: dict[str, Any] = {"latents": {"use": "hidden_state"}, "divergence": {"use": "mmd", "queue": 6}}
 
 
@@ -65,7 +63,7 @@ def test_a_stopped_step_moves_neither_policy_nor_critics(
 ) -> None:
     """Critics that move first are put back bit for bit, optimizer, norms, means and waiting gradients included."""
     training = {"learning_rate": 1e-3, "max_steps": 8, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    run = made(tiny_run(**GAME, adversary=adversary, training=training))
+    run = made(tiny_run(**SMALL_GAME, adversary=adversary, training=training))
     metrics = MetricSums(run.models.device)
     for step in range(first_step):
         train_step(run, run.window(step), step, metrics)
@@ -100,7 +98,7 @@ def test_a_queue_that_is_not_finite_is_named(tiny_run: MakeRun) -> None:
 
 def test_a_step_waits_for_the_device_once(tiny_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every way in which Python can ask for a tensor's value, counted over one step of a game with moving critics."""
-    run = made(tiny_run(**GAME, adversary={"preset": "paper"}))
+    run = made(tiny_run(**SMALL_GAME, adversary={"preset": "paper"}))
     metrics = MetricSums(run.models.device)
     train_step(run, run.window(0), 0, metrics)
     waits: list[str] = []
@@ -135,7 +133,7 @@ def test_the_wish_of_one_process_to_stop_comes_back(tiny_run: MakeRun) -> None:
 
 
 def test_weights_that_no_row_reads_are_checked_too(tiny_run: MakeRun) -> None:
-    run = made(tiny_run(**GAME))
+    run = made(tiny_run(**SMALL_GAME))
     check_weights(run)
     with torch.no_grad():
         run.models.policy.model.embed_tokens.weight[3, 0] = torch.inf  # type: ignore[union-attr, index]
@@ -228,8 +226,7 @@ def test_a_buffer_that_the_files_hold_is_saved_and_restored(tiny_run: MakeRun) -
     saved = gather_weights(run)
     assert saved["policy"]["model.layers.0.mlp.shift"].tolist() == [0, 0, 0, 0.25, *[0] * 12]
     fresh = shifted(made(tiny_run()))
-    schedule = {key: fresh.scheduler.state_dict()[key] for key in ("last_epoch", "_step_count", "_last_lr")}
-    load_state(fresh, saved, {"schedule": schedule, "adversary": {}, "statistics": fresh.statistics.state()})
+    load_state(fresh, saved, {"adversary": {}, "statistics": fresh.statistics.state()})
     assert float(fresh.models.policy.model.layers[0].mlp.shift[3]) == 0.25  # type: ignore[union-attr, index]
 
 

@@ -8,21 +8,17 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from run_files import SMALL_GAME
 from torch import Tensor
 
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.errors import TrainingError
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]
-
-GAME: dict[str, Any] = {
-    "latents": {"use": "hidden_state"},
-    "divergence": {"use": "ragan"},
-    "discriminator": {"use": "mlp", "hidden_dim": 8},
-}
 
 
 def made(run_file: dict[str, Any]) -> Run:
@@ -44,21 +40,21 @@ def training(**options: Any) -> dict[str, Any]:
 
 def test_weight_zero_is_plain_preference_optimisation_bit_for_bit(tiny_run: MakeRun) -> None:
     plain = trained(made(tiny_run()), 3)
-    zero = trained(made(tiny_run(**GAME, adversary={"weight": 0})), 3)
+    zero = trained(made(tiny_run(**SMALL_GAME, adversary={"weight": 0})), 3)
     assert plain.keys() == zero.keys()
     assert all(torch.equal(plain[name], zero[name]) for name in plain)
 
 
 def test_a_positive_weight_changes_the_policy(tiny_run: MakeRun) -> None:
     plain = trained(made(tiny_run()), 3)
-    some = trained(made(tiny_run(**GAME, adversary={"weight": 1, "weight_warmup_ratio": 0})), 3)
+    some = trained(made(tiny_run(**SMALL_GAME, adversary={"weight": 1, "weight_warmup_ratio": 0})), 3)
     assert any(not torch.equal(plain[name], some[name]) for name in plain)
 
 
 def test_the_reference_is_not_loaded_where_nobody_reads_it(tiny_run: MakeRun) -> None:
     assert made(tiny_run(objective={"use": "simpo"})).models.reference is None
-    assert made(tiny_run(objective={"use": "simpo"}, **GAME)).models.reference is not None
-    assert made(tiny_run(objective={"use": "simpo"}, **GAME, adversary={"weight": 0})).models.reference is None
+    assert made(tiny_run(objective={"use": "simpo"}, **SMALL_GAME)).models.reference is not None
+    assert made(tiny_run(objective={"use": "simpo"}, **SMALL_GAME, adversary={"weight": 0})).models.reference is None
 
 
 @pytest.mark.parametrize(
@@ -66,11 +62,11 @@ def test_the_reference_is_not_loaded_where_nobody_reads_it(tiny_run: MakeRun) ->
     [
         {},
         {"latents": {"use": "hidden_state"}, "divergence": {"use": "mse"}},
-        {**GAME, "adversary": {"preset": "ganpo", "weight_warmup_ratio": 0}},
-        {**GAME, "adversary": {"preset": "ganpo", "form": "non_saturating", "weight_warmup_ratio": 0}},
-        {**GAME, "adversary": {"preset": "paper"}},
-        {**GAME, "adversary": {"means": "none", "form": "minimax", "weight_warmup_ratio": 0}},
-        {**GAME, "latents": {"use": "pooled"}, "adversary": {"weight_warmup_ratio": 0}},
+        {**SMALL_GAME, "adversary": {"preset": "ganpo", "weight_warmup_ratio": 0}},
+        {**SMALL_GAME, "adversary": {"preset": "ganpo", "form": "non_saturating", "weight_warmup_ratio": 0}},
+        {**SMALL_GAME, "adversary": {"preset": "paper"}},
+        {**SMALL_GAME, "adversary": {"means": "none", "form": "minimax", "weight_warmup_ratio": 0}},
+        {**SMALL_GAME, "latents": {"use": "pooled"}, "adversary": {"weight_warmup_ratio": 0}},
     ],
     ids=["plain", "mse", "ganpo", "non_saturating", "paper", "batch_means", "pooled"],
 )
@@ -88,7 +84,7 @@ def test_accumulation_changes_nothing(regularizer: dict[str, Any], tiny_run: Mak
 
 def test_gradients_are_cut_at_the_latents(tiny_run: MakeRun) -> None:
     """A step leaves no gradient behind, trains the policy though critics are frozen, and never moves the reference."""
-    run = made(tiny_run(**GAME, adversary={"weight_warmup_ratio": 0}))
+    run = made(tiny_run(**SMALL_GAME, adversary={"weight_warmup_ratio": 0}))
     assert run.models.reference is not None
     reference = {name: value.clone() for name, value in run.models.reference.state_dict().items()}
     flags = {name: weight.requires_grad for name, weight in run.models.policy.named_parameters()}
@@ -101,14 +97,14 @@ def test_gradients_are_cut_at_the_latents(tiny_run: MakeRun) -> None:
 
 
 def test_a_frozen_discriminator_never_moves(tiny_run: MakeRun) -> None:
-    sections = {**GAME, "discriminator": {"use": "mlp", "hidden_dim": 8, "frozen": True}}
+    sections = {**SMALL_GAME, "discriminator": {"use": "mlp", "hidden_dim": 8, "frozen": True}}
     run = made(tiny_run(**sections, adversary={"weight_warmup_ratio": 0}))
     before = {name: value.clone() for name, value in run.regularizers[0].tensors().items() if name != "means"}
     after = trained(run, 3)
     assert all(torch.equal(value, after[f"adversary.{name}"]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("sections", [{}, GAME], ids=["plain", "ganpo"])
+@pytest.mark.parametrize("sections", [{}, SMALL_GAME], ids=["plain", "ganpo"])
 def test_a_value_that_is_not_finite_stops_the_run_before_the_update(sections: dict[str, Any], tiny_run: MakeRun) -> None:
     run = made(tiny_run(**sections, model={**tiny_run()["model"], "disable_dropout": False}))
     with torch.no_grad():
@@ -134,7 +130,7 @@ def test_policy_and_reference_that_differ_at_the_start_are_refused(tiny_run: Mak
 def test_one_forward_of_three_groups_per_critic_and_micro_batch(tiny_run: MakeRun) -> None:
     """In preset `ganpo` a critic sees its three groups, 12 rows for 4 pairs, once; the first step settles the means."""
     accumulated = training(gradient_accumulation_steps=2)
-    run = made(tiny_run(**GAME, adversary={"preset": "ganpo"}, training=accumulated))
+    run = made(tiny_run(**SMALL_GAME, adversary={"preset": "ganpo"}, training=accumulated))
     trained(run, 1)
     rows: list[int] = []
     for critic in run.regularizers[0].modules().values():
@@ -145,5 +141,9 @@ def test_one_forward_of_three_groups_per_critic_and_micro_batch(tiny_run: MakeRu
 
 def test_the_weight_grows_over_its_warm_up(tiny_run: MakeRun) -> None:
     """10 % of 40 steps: 0, 1/4, 1/2, 3/4 of the weight, then all of it."""
-    run = made(tiny_run(**GAME, adversary={"weight": 2, "weight_warmup_ratio": 0.1}, training=training(max_steps=40)))
-    assert [run.regularizers[0].weight(step) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+    run = made(tiny_run(**SMALL_GAME, adversary={"weight": 2, "weight_warmup_ratio": 0.1}, training=training(max_steps=40)))
+    weights = []
+    for step in range(6):
+        run.regularizers[0].begin_step(step, 1, step)
+        weights.append(run.regularizers[0].weight)
+    assert weights == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]

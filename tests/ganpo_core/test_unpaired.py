@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 import ganpo_core
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.data import TokenPair, collate
 from ganpo_core.data.flaws import RowError
@@ -22,6 +22,7 @@ from ganpo_core.data.formats import ChatPair, TextPair, parse_row
 from ganpo_core.errors import ConfigError, DataError
 from ganpo_core.forward import response_pass
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]

@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ganpo_core.adversary import CriticGame
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 
 TOLERANCE = 1e-9

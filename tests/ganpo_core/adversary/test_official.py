@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ganpo_core.adversary import CriticGame
-from ganpo_core.assemble import Run, assemble
+from ganpo_core.assemble import assemble
 from ganpo_core.config import load_run
 from ganpo_core.metrics import MetricSums
+from ganpo_core.run import Run
 from ganpo_core.step import train_step
 
 MakeRun = Callable[..., dict[str, Any]]

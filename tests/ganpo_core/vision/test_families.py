@@ -14,12 +14,12 @@ from transformers import BatchFeature
 from vision_families import FAMILIES, UNLISTED
 from vision_runs import COUNTS, RunOf, assembled
 
-from ganpo_core.assemble import Run
 from ganpo_core.data import PairBatch, collate
 from ganpo_core.doctor import examine
 from ganpo_core.errors import ConfigError
 from ganpo_core.forward import response_pass
 from ganpo_core.models import load_processor
+from ganpo_core.run import Run
 from ganpo_core.types import ImageFeatures, Layer
 
 NAMES = list(FAMILIES)

@@ -15,9 +15,11 @@ from ganpo_lab import claims, commands, sampling, signals
 from ganpo_lab.agreement import compare
 from ganpo_lab.claims import Settings, check_again, read_result, run_queue
 from ganpo_lab.configurations import CLAIMS, REFERENCE, SEARCH, Job, jobs, read_plans
-from ganpo_lab.measure import COLDER, POOL, RIVALS, TEMPERATURES
+from ganpo_lab.evaluate import load_policy
+from ganpo_lab.held_out import HeldOutSequences
+from ganpo_lab.measure import COLDER, POOL, RIVALS, TEMPERATURES, World
 from ganpo_lab.outcomes import LETTERS, REWARDS, decode, encode
-from ganpo_lab.preferences import PreferenceRecipe
+from ganpo_lab.preferences import PreferenceRecipe, held_out
 from ganpo_lab.reference import ReferenceRecipe
 from ganpo_lab.world import Request, draw_requests, judge
 from ganpo_lab.writer import write
@@ -34,7 +36,7 @@ TINY = Settings(
 )
 ROWS = """
 protocols:
-  confirm: {seeds: [0, 1], split: test}
+  confirm: {seeds: [0, 1], split: test, match_on_own: true}
 every_run:
   data: {max_length: 128}
   objective: {use: dpo, beta: 0.1}
@@ -185,7 +187,8 @@ def test_a_result_holds_every_sampling(made: Path) -> None:
     """A policy: 4 temperatures, one of them with two answers, as it is and matched. The reference: its rivals and pool."""
     policy = json.loads((made / "results/game/test-0.json").read_text())
     reference = json.loads((made / "results/reference/test-0.json").read_text())
-    assert len(policy["samples"]) == 2 * (len(TEMPERATURES) + 1)
+    assert len(policy["samples"]) == 2 * (len(TEMPERATURES) + 1) + 2
+    assert [sampling["replicate"] for sampling in policy["samples"] if sampling.get("on_own")] == [0, 1]
     assert len(reference["samples"]) == len(TEMPERATURES) * (1 + RIVALS + POOL) + 1 + 2 * len(COLDER)
     assert all(len(sampling["earned"]) == len(sampling["lengths"]) == 24 for sampling in policy["samples"])
     assert reference["figures"]["divergence"] == reference["figures"]["latent"] == reference["figures"]["shift"] == 0
@@ -195,6 +198,17 @@ def test_a_result_holds_every_sampling(made: Path) -> None:
         (at, signal) for at in (1.5, 2.0) for signal in ("critic", "reward model")
     }
     assert not (made / "cache/seed-0/runs/game").exists()
+
+
+def test_entropy_is_matched_on_own_answers(made: Path) -> None:
+    """A policy whose logits are the reference's times 1.5 answers at T = 1.5 as the reference does at 1."""
+    folder = made / "cache/seed-0"
+    reference, policy = load_policy(folder / "reference"), load_policy(folder / "reference")
+    policy.get_output_embeddings().weight.data.mul_(1.5)
+    world = World(0, "test", 512, HeldOutSequences(reference, held_out(folder / "preferences")))
+    found = list(world.matched_on_own(policy, reference))
+    assert [(each.kind, each.matched, each.on_own, each.replicate) for each in found] == [("own", True, True, n) for n in (0, 1)]
+    assert found[0].temperature == pytest.approx(1.5, rel=0.02)
 
 
 def test_what_is_made_is_not_made_again_unless_its_row_changed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

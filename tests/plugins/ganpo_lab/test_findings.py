@@ -11,7 +11,6 @@ import pytest
 from ganpo_lab.configurations import CLAIMS, SEARCH, Configuration, Protocol, TablePlan, read_plans
 from ganpo_lab.evidence import Evidence, Setting
 from ganpo_lab.findings import KINDS
-from ganpo_lab.intervals import Replicates, holm
 from ganpo_lab.measure import COLDER, TEMPERATURES, Sampling
 from ganpo_lab.outcomes import GRADES, LETTERS, REWARDS
 from ganpo_lab.page import BLOCK, rendered, write_page
@@ -72,20 +71,25 @@ def test_the_matched_temperature_is_read_apart(results: Path) -> None:
     assert evidence.measured("reference", 0, Setting(1.0, colder=0.82)).strict.mean() == 1.0
 
 
-def test_a_difference_holds_its_value_and_pairs_its_resamples(results: Path) -> None:
-    """The policy's reward less the reference's is 17/8 - 2 = 0.125; a row less itself is 0 in every resample."""
-    replicates = Replicates(Evidence(PLAN, results))
-    found = replicates.difference("policy", "reference", "reward", Setting(1.0))
-    assert found.value == pytest.approx(0.125)
-    assert found.low < 0 < found.high and found.chance > 0.05
-    same = replicates.difference("policy", "policy", "reward", Setting(1.0))
-    assert (same.value, same.low, same.high) == (0, 0, 0)
+def test_the_reference_sampled_colder_stands_at_every_temperature_from_1_on(results: Path) -> None:
+    """At T = 1.5 its answers at 1 and below, which earn 2 or 3, against rivals that earn 2: wins of one half, and all."""
+    lines = KINDS["temperatures"](Evidence(PLAN, results))
+    assert "| reference sampled at 1 | 2 | colder |  |  |  | 0.500 |  |  |  | 1.000 |  |  |  | 0.000 |" in lines
+    assert "| reference sampled at 0.82 | 2 | colder |  |  | 1.000 | 1.000 |  |  | 1.000 | 1.000 |  |  | 1.000 | 1.000 |" in lines
 
 
-def test_holm_by_hand() -> None:
-    """0.01, 0.04, 0.03 of three: 3 * 0.01, then 2 * 0.03, then 0.04 lifted to the one before it."""
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+def test_a_critic_is_compared_with_the_reward_model_world_by_world(results: Path) -> None:
+    """0.1 less 0.3, and 0.2 less 0.3: mean -0.15, error 0.05, times the 97.5 % point of one degree of freedom, 12.7062."""
+    for seed, critic in ((0, 0.1), (1, 0.2)):
+        path = results / "policy" / f"test-{seed}.json"
+        entries = [
+            {"at": 1.5, "signal": signal, "pearson": [value, 0, 0], "spearman": None}
+            for signal, value in (("critic", critic), ("reward model", 0.3))
+        ]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "correlations": entries}))
+    lines = KINDS["correlations"](Evidence(PLAN, results))
+    assert "| `policy` a policy | 1.5 | critic | 2 | +0.150 (+0.10, +0.20) | constant |" in lines
+    assert "| `policy` a policy | 1.5 | critic - reward model | 2 | -0.150 [-0.785, +0.485] | constant |" in lines
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
