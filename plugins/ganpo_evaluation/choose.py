@@ -16,7 +16,7 @@ With = Annotated[
     list[str] | None, typer.Option("--with", help="An option of the judge, such as path=./reward_model; repeatable.")
 ]
 Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="Enable a third-party plugin first.")]
-Output = Annotated[Path, typer.Option(help="The folder that the JSON file and the picture are written to.")]
+Output = Annotated[Path, typer.Option(file_okay=False, help="The folder that the JSON file and the picture are written to.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of sampling, and of the bootstrap.")]
 
 

@@ -19,7 +19,9 @@ app = typer.Typer()
 def generate(
     run: Annotated[str, typer.Argument(help="A run's folder, a model's folder, or a name on the hub.")],
     prompts: Annotated[Path, typer.Option(help="A JSON, JSONL or text file of prompts, such as AlpacaEval's 805.")],
-    output: Annotated[Path, typer.Option(help="Where the responses go; with several temperatures, one file each.")],
+    output: Annotated[
+        Path, typer.Option(dir_okay=False, help="The file that the responses go to; with several temperatures, one each.")
+    ],
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.7,
     temperatures: Annotated[str | None, typer.Option(help="Several instead, such as 0,0.5,1.")] = None,
     match_entropy: Annotated[

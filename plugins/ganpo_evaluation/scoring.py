@@ -17,7 +17,7 @@ app = typer.Typer()
 def score(
     run: Annotated[str, typer.Argument(help="A run's folder; with --judge, that judge's `run` or `path`, if it has one.")],
     responses: Annotated[Path, typer.Option(help="Rows of `instruction` and `output`, or of `prompt` and `response`.")],
-    output: Annotated[Path, typer.Option(help="Where the rows go, each with its `score`: JSONL.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="Where the rows go, each with its `score`: JSONL.")],
     judge: Annotated[str, typer.Option(help="By default the run's discriminators.")] = "critic",
     options: With = None,
     plugin: Plugins = None,

@@ -22,13 +22,15 @@ diff_app = typer.Typer(help="What differs between two runs.")
 plot_app = typer.Typer(no_args_is_help=True, help="Figures of the paper, from runs and models of yours.")
 
 Runs = Annotated[list[Path], typer.Argument(help="Output folders of `ganpo train`.")]
-Folder = Annotated[Path, typer.Option(help="Where the JSON and the PNG are written.")]
+Folder = Annotated[Path, typer.Option(file_okay=False, help="Where the JSON and the PNG are written.")]
 
 
 @report_app.callback(invoke_without_command=True, subcommand_metavar="", context_settings=INTERSPERSED)
 def report(
     runs: Runs,
-    output: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first run's folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="The page; default: report.html in the first run's folder.")
+    ] = None,
     evaluation: Annotated[list[Path] | None, typer.Option(help="A folder of evaluations beside the runs' own.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="Prompts shown with every run's answers.")] = 6,
 ) -> None:
@@ -50,7 +52,7 @@ def diff(
     first: Annotated[Path, typer.Argument(help="A run's folder.")],
     second: Annotated[Path, typer.Argument(help="Another's.")],
     tolerance: Annotated[float, typer.Option(min=0.0, help="Relative difference of metrics that counts as none.")] = 0.0,
-    as_json: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Also write everything to this file.")] = None,
 ) -> None:
     """Compare two runs. Exit status: 0 if they are the same, 1 if they differ, 2 if they cannot be compared."""
     from ganpo_report.differences import compare, tables

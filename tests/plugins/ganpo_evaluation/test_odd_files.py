@@ -271,6 +271,21 @@ def test_a_temperature_given_twice_is_sampled_once() -> None:
     assert parse_temperatures("1, 0,1.0,") == [1.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [["generate", "m", "--prompts", "p.json", "--output", "here"], ["score", "m", "--responses", "p.json", "--output", "here"],
+     ["evaluate", "pairs", "--data", "p.json", "--judge", "j", "--output", "file"], ["report", "run", "--output", "here"],
+     ["plot", "margins", "run", "--output", "file"], ["diff", "a", "b", "--json", "here"]],
+)  # fmt: skip
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(call: list[str], tmp_path: Path) -> None:
+    """A folder where a file is written, and the other way round."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(make_app(), [*call[:-1], str(tmp_path / call[-1])])
+    assert done.exit_code == 2
+    assert ("directory" if call[-1] == "here" else "file") in done.output
+
+
 def test_names_are_printed_and_drawn_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets and colons are no markup, dollars no formula."""
     name = "org/[bold]m[/x] :key: $a_"
