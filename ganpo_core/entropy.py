@@ -29,8 +29,8 @@ def temperature_of(
 ) -> float:
     """The temperature in [0.2, 5] times `near` at which a mean entropy is reached, or the end of that range beyond which it lies.
 
-    Entropy grows with temperature, which is found to `tolerance` of itself. A root of the interpolating kind: about ten calls of `entropy_at`, each of which may
-    be a pass over data.
+    Entropy grows with temperature, which is found to `tolerance` of itself. A root of the interpolating kind: about ten calls
+    of `entropy_at`, each of which may be a pass over data.
     """
     from scipy.optimize import brentq
 
