@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganpo_core import DataError, Prompt, first_line
-from ganpo_core.data import TokenPair
 from ganpo_evaluation.texts import as_messages, plain_text
+
+if TYPE_CHECKING:
+    from ganpo_core.data import TokenPair
 
 
 def tokenize_exchange(tokenizer: Any, prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
@@ -42,6 +44,8 @@ def token_pairs(
     tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[str], max_length: int | None
 ) -> list[TokenPair]:
     """Single responses as the data code holds them: on the chosen side; what is too long loses the prompt's beginning."""
+    from ganpo_core.data import TokenPair
+
     found = []
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         prompt_ids, response_ids = tokenize_exchange(tokenizer, prompt, response)

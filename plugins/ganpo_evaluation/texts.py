@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ganpo_core import DataError, Prompt
-from ganpo_core.data.messages import text_of as content_text
 
 PROMPT_KEYS = ("instruction", "prompt", "question", "messages")
 RESPONSE_KEYS = ("output", "response", "completion")
@@ -103,7 +102,7 @@ def text_of(prompt: Prompt) -> str:
     """A prompt's text; of messages, those of the last user turn."""
     if isinstance(prompt, str):
         return prompt
-    said = [content_text(message.get("content")) for message in prompt if message["role"] == "user"]
+    said = [_said(message.get("content")) for message in prompt if message["role"] == "user"]
     if not said:
         raise DataError(f"a prompt of {len(prompt)} messages has none of role 'user'")
     return said[-1]
@@ -123,7 +122,7 @@ def prompt_key(prompt: Prompt) -> str:
     """What two rows with the same prompt have in common: one user message is its text, and outer blanks do not count."""
     if isinstance(prompt, str) or (len(prompt) == 1 and prompt[0]["role"] == "user"):
         return "\n".join(text_of(prompt).strip().splitlines())
-    return json.dumps([[message["role"], content_text(message.get("content")).strip()] for message in prompt])
+    return json.dumps([[message["role"], _said(message.get("content")).strip()] for message in prompt])
 
 
 def names_apart(names: Sequence[str], details: Sequence[str]) -> list[str]:
@@ -147,3 +146,11 @@ def as_messages(prompt: Prompt) -> list[dict[str, object]]:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _said(content: object) -> str:
+    """A message's content, text or parts, as text."""
+    # Naming the commands must not import the data code, which brings numpy.
+    from ganpo_core.data.messages import text_of as content_text
+
+    return content_text(content)

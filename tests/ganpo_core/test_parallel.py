@@ -221,7 +221,7 @@ def test_an_epoch_that_two_processes_began_ends_with_the_data_on_one(tiny_run: M
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     seen = [8, 16, *range(20, 49, 4)]
     assert [line["epoch"] for line in lines] == pytest.approx([pairs / 48 for pairs in seen])
-    rates = [1e-3 * (1 + math.cos(math.pi * pairs / 48)) / 2 for pairs in seen]
+    rates = [1e-3 * (1 + math.cos(math.pi * pairs / 48)) / 2 for pairs in [0, *seen[:-1]]]
     assert [line["learning_rate"] for line in lines] == pytest.approx(rates, abs=1e-12)
 
 
